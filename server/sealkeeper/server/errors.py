@@ -1,0 +1,127 @@
+"""What the gateway refuses, and why.
+
+One class a kind of refusal; ``status.py`` maps kinds to gRPC codes in one table. ``reason`` is stable and upper snake
+case; callers program against it. ``next_step`` tells a person what to do. Texts never hold secrets, nor anything that
+another tenant should not learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One bad field.
+
+    Attributes:
+        field: path in the request, for example ``items[3].digest.value``.
+        description: what is wrong with it.
+    """
+
+    field: str
+    description: str
+
+
+class SealkeeperError(Exception):
+    """Base of all refusals.
+
+    Attributes:
+        reason: stable, upper snake case.
+        next_step: what a person can do; may be empty.
+        retry_after: when a retry makes sense; ``None`` where it does not by itself.
+    """
+
+    reason = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        next_step: str = "",
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
+        self.next_step = next_step
+        self.retry_after = retry_after
+
+
+class InvalidRequestError(SealkeeperError):
+    """The request itself is wrong, whatever the state of the gateway."""
+
+    reason = "INVALID_FIELD"
+
+    def __init__(self, violations: Sequence[FieldViolation], *, reason: str | None = None, next_step: str = "") -> None:
+        self.violations = tuple(violations)
+        text = "; ".join(f"{violation.field}: {violation.description}" for violation in self.violations[:10])
+        super().__init__(text, reason=reason, next_step=next_step)
+
+    @classmethod
+    def of(cls, field: str, description: str, *, reason: str | None = None, next_step: str = "") -> InvalidRequestError:
+        """Refuse one field."""
+        return cls([FieldViolation(field, description)], reason=reason, next_step=next_step)
+
+
+class UnauthenticatedError(SealkeeperError):
+    """The caller did not prove who it is."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(SealkeeperError):
+    """The caller is known and may not do this."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class NotFoundError(SealkeeperError):
+    """There is no such thing in the caller's tenant."""
+
+    reason = "NOT_FOUND"
+
+
+class AlreadyExistsError(SealkeeperError):
+    """There is such a thing already."""
+
+    reason = "ALREADY_EXISTS"
+
+
+class FailedPreconditionError(SealkeeperError):
+    """Right request, wrong state."""
+
+    reason = "FAILED_PRECONDITION"
+
+
+class ConflictError(SealkeeperError):
+    """Somebody else changed it meanwhile; read it again."""
+
+    reason = "ETAG_MISMATCH"
+
+
+class OverloadedError(SealkeeperError):
+    """Too much is under way; later."""
+
+    reason = "OVERLOADED"
+
+
+class UnavailableError(SealkeeperError):
+    """Something the gateway needs does not answer; a retry may succeed."""
+
+    reason = "UNAVAILABLE"
+
+
+class ClockWentBackError(UnavailableError):
+    """The machine's clock shows an earlier time than the log's newest record, by more than can be bridged."""
+
+    reason = "CLOCK_WENT_BACK"
+
+
+class ConfigurationError(SealkeeperError):
+    """The gateway cannot start as configured."""
+
+    reason = "MISCONFIGURED"

@@ -1,0 +1,145 @@
+"""Resource names: parsed once, then carried as typed values.
+
+``tenants/{tenant}``, ``tenants/{tenant}/keys/{key}``, ``tenants/{tenant}/keys/{key}/versions/{version}``,
+``logs/{log}`` (https://google.aip.dev/122).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sealkeeper.server.errors import InvalidRequestError
+
+ID = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_TENANT = re.compile(rf"tenants/({ID.pattern})")
+_KEY = re.compile(rf"tenants/({ID.pattern})/keys/({ID.pattern})")
+_VERSION = re.compile(rf"tenants/({ID.pattern})/keys/({ID.pattern})/versions/([1-9][0-9]{{0,8}})")
+LOGS = ("transparency", "ct", "audit")
+
+
+@dataclass(frozen=True, slots=True)
+class TenantName:
+    """``tenants/{tenant}``."""
+
+    tenant: str
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyName:
+    """``tenants/{tenant}/keys/{key}``."""
+
+    tenant: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/keys/{self.key}"
+
+    def version(self, number: int) -> KeyVersionName:
+        """Name of one of its versions."""
+        return KeyVersionName(self.tenant, self.key, number)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyVersionName:
+    """``tenants/{tenant}/keys/{key}/versions/{version}``."""
+
+    tenant: str
+    key: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/keys/{self.key}/versions/{self.number}"
+
+    @property
+    def parent(self) -> KeyName:
+        """Name of the key."""
+        return KeyName(self.tenant, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class LogName:
+    """``logs/{log}``."""
+
+    log: str
+
+    def __str__(self) -> str:
+        return f"logs/{self.log}"
+
+
+ResourceName: TypeAlias = TenantName | KeyName | KeyVersionName | LogName
+
+
+def parse_id(text: str, field: str) -> str:
+    """Check the last part of a name, as given at creation.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if not ID.fullmatch(text):
+        raise InvalidRequestError.of(
+            field, 'must be 1 to 63 of a-z, 0-9 and "-", start with a letter and not end with "-"'
+        )
+    return text
+
+
+def parse_tenant_name(text: str, field: str) -> TenantName:
+    """Parse ``tenants/{tenant}``.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _TENANT.fullmatch(text):
+        return TenantName(match[1])
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}")
+
+
+def parse_key_name(text: str, field: str) -> KeyName:
+    """Parse ``tenants/{tenant}/keys/{key}``.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _KEY.fullmatch(text):
+        return KeyName(match[1], match[2])
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}/keys/{key}")
+
+
+def parse_version_name(text: str, field: str) -> KeyVersionName:
+    """Parse ``tenants/{tenant}/keys/{key}/versions/{version}``.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _VERSION.fullmatch(text):
+        return KeyVersionName(match[1], match[2], int(match[3]))
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}/keys/{key}/versions/{version}")
+
+
+def parse_key_or_version_name(text: str, field: str) -> KeyName | KeyVersionName:
+    """Parse the name of a key or of one of its versions.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _KEY.fullmatch(text):
+        return KeyName(match[1], match[2])
+    if match := _VERSION.fullmatch(text):
+        return KeyVersionName(match[1], match[2], int(match[3]))
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}/keys/{key} or .../versions/{version}")
+
+
+def parse_log_name(text: str, field: str) -> LogName:
+    """Parse ``logs/{log}``.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    prefix, _, log = text.partition("/")
+    if prefix == "logs" and log in LOGS:
+        return LogName(log)
+    raise InvalidRequestError.of(field, "must be logs/transparency, logs/ct or logs/audit")

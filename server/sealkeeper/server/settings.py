@@ -1,0 +1,216 @@
+"""The gateway's settings: one typed tree, from a TOML file, overridden by environment variables.
+
+``SEALKEEPER_GATEWAY__LISTEN=127.0.0.1:9443`` overrides ``[gateway] listen``. Relative paths are relative to the file's
+folder. Errors name the setting. Secrets are never settings: a setting names the file that holds one.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from sealkeeper.server.errors import ConfigurationError
+from sealkeeper.server.resources import ID
+
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9.-]{1,253}|\[[0-9a-f:]{2,39}\]):(?P<port>[0-9]{1,5})")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+def _domain(value: str) -> str:
+    if len(value) > 200 or not _DOMAIN.fullmatch(value):
+        raise ValueError("must be a host name in lower case, for example sealkeeper.example.com")
+    return value
+
+
+def _address(value: str) -> str:
+    match = _ADDRESS.fullmatch(value)
+    if match is None or int(match["port"]) > 65535:
+        raise ValueError("must be host:port, for example 127.0.0.1:8443")
+    return value
+
+
+def _identifier(value: str) -> str:
+    if not ID.fullmatch(value):
+        raise ValueError('must be 1 to 63 of a-z, 0-9 and "-", start with a letter and not end with "-"')
+    return value
+
+
+Domain = Annotated[str, AfterValidator(_domain)]
+Address = Annotated[str, AfterValidator(_address)]
+Identifier = Annotated[str, AfterValidator(_identifier)]
+
+
+def host_of(address: str) -> str:
+    """The host of a ``host:port`` setting."""
+    return address.rpartition(":")[0]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TlsSettings(_Section):
+    """Mutual TLS of the gRPC port: PEM files."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path
+
+
+class GatewaySettings(_Section):
+    """Where the gateway listens and what it is called.
+
+    ``domain`` names the gateway for good: log origins, certificate names and SPIFFE IDs are made of it.
+    """
+
+    domain: Domain
+    listen: Address = "127.0.0.1:8443"
+    tls: TlsSettings | None = None
+    insecure: bool = False
+    max_concurrent_calls: int = Field(default=4096, ge=1, le=1_000_000)
+    drain_period: timedelta = timedelta(seconds=20)
+
+    @model_validator(mode="after")
+    def _plaintext_only_on_loopback(self) -> GatewaySettings:
+        if self.insecure and host_of(self.listen) not in LOOPBACK:
+            raise ValueError("insecure = true is allowed with a loopback listen address only")
+        if not self.insecure and self.tls is None:
+            raise ValueError("needs tls (certificate, key, client_ca), or insecure = true on loopback")
+        return self
+
+
+class HttpSettings(_Section):
+    """The read-only HTTP front of the public logs (C2SP tiles)."""
+
+    listen: Address | None = "127.0.0.1:8080"
+
+
+class StorageSettings(_Section):
+    """Where the gateway keeps its state."""
+
+    directory: Path
+    database: str | None = None
+
+
+class ProviderSettings(_Section):
+    """One HSM or KMS."""
+
+    uri: str = Field(min_length=1, max_length=2048)
+    workers: int = Field(default=1, ge=1, le=64)
+
+
+class KeySettings(_Section):
+    """How keys live."""
+
+    default_provider: Identifier
+    publish_period: timedelta = Field(default=timedelta(hours=1), ge=timedelta(0), le=timedelta(days=90))
+    minimum_destroy_delay: timedelta = Field(default=timedelta(hours=24), ge=timedelta(0), le=timedelta(days=120))
+
+
+class CertificateSettings(_Section):
+    """Certificates of the gateway's CA for signing keys."""
+
+    lifetime: timedelta = Field(default=timedelta(minutes=10), ge=timedelta(minutes=1), le=timedelta(days=1))
+
+
+class TelemetrySettings(_Section):
+    """Metrics, traces, log lines."""
+
+    metrics_listen: Address | None = "127.0.0.1:9464"
+    otlp_endpoint: str | None = None
+    otlp_insecure: bool = False
+    trace_sample_ratio: float = Field(default=1.0, ge=0.0, le=1.0)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _plaintext_only_on_loopback(self) -> TelemetrySettings:
+        endpoint = (self.otlp_endpoint or "").removeprefix("http://").removeprefix("https://")
+        if self.otlp_insecure and endpoint and host_of(endpoint) not in LOOPBACK:
+            raise ValueError("otlp_insecure = true is allowed with a loopback otlp_endpoint only")
+        return self
+
+
+class Settings(BaseSettings):
+    """All settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SEALKEEPER_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    gateway: GatewaySettings
+    http: HttpSettings = HttpSettings()
+    storage: StorageSettings
+    providers: dict[Identifier, ProviderSettings] = Field(min_length=1)
+    keys: KeySettings
+    tenants: list[Identifier] = Field(min_length=1)
+    certificates: CertificateSettings = CertificateSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    @model_validator(mode="after")
+    def _default_provider_is_known(self) -> Settings:
+        if self.keys.default_provider not in self.providers:
+            raise ValueError(f"keys.default_provider: there is no [providers.{self.keys.default_provider}]")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, which comes in as keyword arguments."""
+        return env_settings, init_settings
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the metadata database."""
+        return self.storage.database or f"sqlite:///{self.storage.directory / 'metadata.db'}"
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check a settings file.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is not TOML, or holds a bad setting; the text names it.
+    """
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read the settings file {path}: {error.strerror}", next_step="make one with: sealkeeper init DIR"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from None
+    _anchor_paths(document, path.absolute().parent)
+    try:
+        return Settings(**document)
+    except ValidationError as error:
+        # Inputs stay out of the text: a database URL may hold a password.
+        problems = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
+        raise ConfigurationError(f"{path}: " + "; ".join(problems), next_step="correct the settings named") from None
+
+
+def _anchor_paths(document: dict[str, Any], folder: Path) -> None:
+    for table, names in (
+        (document.get("gateway", {}).get("tls"), ("certificate", "key", "client_ca")),
+        (document.get("storage"), ("directory",)),
+    ):
+        if isinstance(table, dict):
+            for name in names:
+                if isinstance(table.get(name), str):
+                    table[name] = str(folder / table[name])
