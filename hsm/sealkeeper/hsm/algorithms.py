@@ -64,10 +64,9 @@ def _table() -> dict[str, Algorithm]:
         Algorithm("PKIX_ECDSA_P521_SHA_512", "ecdsa", "sha512", 64, "secp521r1"),
         Algorithm("PKIX_ED25519", "ed25519", None, 0, "ed25519"),
     ]
-    for bits in (2048, 3072, 4096):
-        rows.append(Algorithm(f"PKIX_RSA_PKCS1V15_{bits}_SHA256", "rsa-pkcs1v15", "sha256", 32, bits))
-    for bits in (2048, 3072, 4096):
-        rows.append(Algorithm(f"PKIX_RSA_PSS_{bits}_SHA256", "rsa-pss", "sha256", 32, bits))
+    sizes = (2048, 3072, 4096)
+    rows.extend(Algorithm(f"PKIX_RSA_PKCS1V15_{n}_SHA256", "rsa-pkcs1v15", "sha256", 32, n) for n in sizes)
+    rows.extend(Algorithm(f"PKIX_RSA_PSS_{n}_SHA256", "rsa-pss", "sha256", 32, n) for n in sizes)
     rows.extend(Algorithm(f"ML_DSA_{size}", "ml-dsa", None, 0, size) for size in (44, 65, 87))
     return {row.name: row for row in rows}
 
@@ -105,7 +104,7 @@ def load_public_key(algorithm: Algorithm, spki: bytes) -> PublicKey:
             return key
         case "ed25519", ed25519.Ed25519PublicKey():
             return key
-        case ("rsa-pkcs1v15" | "rsa-pss"), rsa.RSAPublicKey() if key.key_size == algorithm.parameter:
+        case (("rsa-pkcs1v15" | "rsa-pss"), rsa.RSAPublicKey()) if key.key_size == algorithm.parameter:
             return key
         case "ml-dsa", (mldsa.MLDSA44PublicKey() | mldsa.MLDSA65PublicKey() | mldsa.MLDSA87PublicKey()) if isinstance(
             key, _ML_DSA_PUBLIC[int(algorithm.parameter)]

@@ -2,7 +2,8 @@
 
 Use::
 
-    provider = await open_provider("pkcs11:token=acme?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/run/pin")
+    uri = "pkcs11:token=acme?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/run/pin"
+    provider = await open_provider(uri)
     key = await provider.generate("acme-release-1", ALGORITHMS["PKIX_ECDSA_P256_SHA_256"])
     [signature] = await provider.sign(key.handle, key.algorithm, [digest])
     await provider.close()
@@ -77,7 +78,8 @@ class KeyProvider(Protocol):
         """Make a key pair whose private key cannot be read out.
 
         Args:
-            label: 1 to 128 of a-z, A-Z, 0-9, ``-``, ``_``, ``.``; for people who look into the store. Need not be unique.
+            label: 1 to 128 of a-z, A-Z, 0-9, ``-``, ``_``, ``.``; for people who look into the store. Need not be
+                unique.
 
         Raises:
             AlgorithmNotSupportedError: ``algorithm`` is not in ``info.algorithms``.

@@ -1,0 +1,203 @@
+"""Signed notes and checkpoints (C2SP signed-note v1, tlog-checkpoint v1).
+
+A note is a text that ends with a newline, an empty line, and signature lines ``— name base64(key id || signature)``.
+A checkpoint is a note whose text is the log's origin, its size and its root hash, a line each.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from sealkeeper.verify.errors import NoteError
+
+MAX_NOTE = 1024 * 1024
+MAX_SIGNATURES = 100
+_DASH = "— "
+_SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a log says about itself.
+
+    Attributes:
+        origin: name of the log, unique.
+        size: number of entries.
+        root_hash: of the tree, 32 bytes.
+        extensions: further lines, not interpreted.
+    """
+
+    origin: str
+    size: int
+    root_hash: bytes
+    extensions: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """The note's text, with its last newline."""
+        lines = (self.origin, str(self.size), base64.b64encode(self.root_hash).decode(), *self.extensions)
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class NoteSignature:
+    """One signature line."""
+
+    name: str
+    key_id: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignedNote:
+    """A note, parsed and not yet verified."""
+
+    text: str
+    signatures: tuple[NoteSignature, ...]
+
+
+def parse_checkpoint(text: str) -> Checkpoint:
+    """Parse a note's text as a checkpoint.
+
+    Raises:
+        NoteError: it is none.
+    """
+    if not text.endswith("\n"):
+        raise NoteError("a checkpoint ends with a newline")
+    origin, *rest = text[:-1].split("\n")
+    if len(rest) < 2 or not origin:
+        raise NoteError("a checkpoint has an origin, a size and a root hash")
+    size, root, *extensions = rest
+    if not _SIZE.fullmatch(size) or int(size) >= 2**63:
+        raise NoteError("the checkpoint's size is not a decimal number below 2^63")
+    if not all(extensions):
+        raise NoteError("a checkpoint has no empty lines")
+    root_hash = _base64(root, "root hash")
+    if len(root_hash) != 32:
+        raise NoteError("the checkpoint's root hash is not 32 bytes long")
+    return Checkpoint(origin, int(size), root_hash, tuple(extensions))
+
+
+def parse_signed_note(envelope: str | bytes) -> SignedNote:
+    """Parse a note with its signatures, without verifying them.
+
+    Raises:
+        NoteError: malformed, or beyond 1 MiB or 100 signatures.
+    """
+    if len(envelope) > MAX_NOTE:
+        raise NoteError("the note is longer than 1 MiB")
+    if isinstance(envelope, bytes):
+        try:
+            envelope = envelope.decode("utf-8")
+        except UnicodeDecodeError:
+            raise NoteError("the note is not UTF-8") from None
+    if _CONTROL.search(envelope):
+        raise NoteError("the note holds control characters")
+    text, separator, block = envelope.rpartition("\n\n")
+    if not separator or not block.endswith("\n"):
+        raise NoteError("the note has no signatures")
+    lines = block[:-1].split("\n")
+    if len(lines) > MAX_SIGNATURES:
+        raise NoteError(f"the note has more than {MAX_SIGNATURES} signatures")
+    return SignedNote(text + "\n", tuple(map(_parse_signature, lines)))
+
+
+def _parse_signature(line: str) -> NoteSignature:
+    name, separator, encoded = line.removeprefix(_DASH).rpartition(" ")
+    if not line.startswith(_DASH) or not separator or not name or "+" in name or any(map(str.isspace, name)):
+        raise NoteError("a signature line of the note is malformed")
+    blob = _base64(encoded, "signature")
+    if len(blob) < 5:
+        raise NoteError("a signature of the note is too short")
+    return NoteSignature(name, blob[:4], blob[4:])
+
+
+def _base64(text: str, what: str) -> bytes:
+    try:
+        blob = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        blob = None
+    # One value, one spelling: non-zero trailing bits are refused too.
+    if blob is None or base64.b64encode(blob).decode() != text:
+        raise NoteError(f"the note's {what} is not base64")
+    return blob
+
+
+def log_id_ed25519(name: str, public_key: bytes) -> bytes:
+    """Untruncated key id: SHA-256(name || 0x0A || 0x01 || raw public key)."""
+    return sha256(name.encode() + b"\n\x01" + public_key).digest()
+
+
+def ed25519_key_id(name: str, public_key: bytes) -> bytes:
+    """Key id of an Ed25519 note key, 4 bytes."""
+    return log_id_ed25519(name, public_key)[:4]
+
+
+def ecdsa_key_id(spki: bytes) -> bytes:
+    """Key id of an ECDSA note key as Sigstore's logs have it: SHA-256(SubjectPublicKeyInfo)[:4]."""
+    return sha256(spki).digest()[:4]
+
+
+def signature_line(name: str, key_id: bytes, signature: bytes) -> str:
+    """Render one signature line, with its newline."""
+    return f"{_DASH}{name} {base64.b64encode(key_id + signature).decode()}\n"
+
+
+class NoteVerifier:
+    """Checks notes against one key.
+
+    Args:
+        name: of the key; for a checkpoint, the log's origin.
+        spki: Ed25519 or ECDSA P-256 public key, SubjectPublicKeyInfo DER.
+
+    Raises:
+        NoteError: the key is of another kind.
+    """
+
+    def __init__(self, name: str, spki: bytes) -> None:
+        try:
+            key = serialization.load_der_public_key(spki)
+        except ValueError:
+            raise NoteError("the note's key cannot be read") from None
+        self.name = name
+        self._key: ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            self.log_id = log_id_ed25519(name, key.public_bytes_raw())
+        elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+            self.log_id = sha256(spki).digest()
+        else:
+            raise NoteError("notes are signed with Ed25519 or ECDSA P-256 keys only")
+        self._key = key
+        self.key_id = self.log_id[:4]
+
+    def verify(self, note: SignedNote) -> None:
+        """Check the key's signature; lines of other keys are ignored.
+
+        Raises:
+            NoteError: there is none of this key, or it is wrong.
+        """
+        mine: Iterable[NoteSignature] = [
+            one for one in note.signatures if one.name == self.name and one.key_id == self.key_id
+        ]
+        if not mine:
+            raise NoteError(f"the note is not signed by {self.name}")
+        for one in mine:
+            self._verify_one(note.text.encode(), one.signature)
+
+    def _verify_one(self, text: bytes, signature: bytes) -> None:
+        try:
+            if isinstance(self._key, ed25519.Ed25519PublicKey):
+                self._key.verify(signature, text)
+            else:
+                self._key.verify(signature, text, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            raise NoteError(f"the note's signature by {self.name} is wrong") from None
