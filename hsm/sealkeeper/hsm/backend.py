@@ -1,0 +1,76 @@
+"""What a worker process hosts: a store whose calls block.
+
+A backend is used by one thread of one process and nobody else. It raises the errors of ``errors.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sealkeeper.hsm.algorithms import MAX_MESSAGE, Algorithm
+from sealkeeper.hsm.errors import AlgorithmNotSupportedError, PayloadError
+from sealkeeper.hsm.provider import ProviderInfo, ProviderKey
+
+
+class Backend(Protocol):
+    """A blocking key store; methods as in ``KeyProvider`` and ``KeyDestroyer``."""
+
+    @property
+    def info(self) -> ProviderInfo:
+        """What the store is and can do."""
+        ...
+
+    def generate(self, label: str, algorithm: Algorithm) -> ProviderKey:
+        """Make a key pair."""
+        ...
+
+    def public_key(self, handle: str) -> ProviderKey:
+        """Read a public key."""
+        ...
+
+    def sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
+        """Sign payloads whose lengths have been checked."""
+        ...
+
+    def destroy(self, handle: str) -> None:
+        """Destroy a key pair."""
+        ...
+
+    def check(self) -> None:
+        """Give a sign of life."""
+        ...
+
+    def close(self) -> None:
+        """Let go."""
+        ...
+
+
+def check_payloads(algorithm: Algorithm, payloads: Sequence[bytes]) -> None:
+    """Refuse payloads that do not fit the algorithm, before anything is signed.
+
+    Raises:
+        PayloadError: naming the first bad one by its place.
+    """
+    if algorithm.signs_digest:
+        wanted = algorithm.digest_length
+        for place, payload in enumerate(payloads):
+            if len(payload) != wanted:
+                raise PayloadError(
+                    f"payload {place} has {len(payload)} bytes; a {algorithm.digest} digest for {algorithm.name} "
+                    f"has {wanted}"
+                )
+    else:
+        for place, payload in enumerate(payloads):
+            if len(payload) > MAX_MESSAGE:
+                raise PayloadError(f"payload {place} has {len(payload)} bytes; {algorithm.name} takes {MAX_MESSAGE}")
+
+
+def require_algorithm(key: Algorithm, asked: Algorithm) -> None:
+    """Refuse to use a key with another algorithm than its own.
+
+    Raises:
+        AlgorithmNotSupportedError: naming both.
+    """
+    if key.name != asked.name:
+        raise AlgorithmNotSupportedError(f"the key is one for {key.name}, not for {asked.name}")
