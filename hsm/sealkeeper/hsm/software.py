@@ -2,9 +2,9 @@
 
 ``software:///var/lib/keys?sealing-key-source=file:/run/secrets/sealing-key``
 
-One file a key, ``{handle}.json``: public parts in clear, the PKCS#8 private key sealed with AES-256-GCM (NIST SP 800-38D)
-under a key from a file or from a passphrase (scrypt, RFC 7914). The associated data binds handle, algorithm, label and
-public key, so that files cannot be swapped. Whoever reads the memory of the worker process reads the keys.
+One file a key, ``{handle}.json``: public parts in clear, the PKCS#8 private key sealed with AES-256-GCM (NIST SP
+800-38D) under a key from a file or from a passphrase (scrypt, RFC 7914). The associated data binds handle, algorithm,
+label and public key, so that files cannot be swapped. Whoever reads the memory of the worker process reads the keys.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -50,7 +50,11 @@ _CACHE_LIMIT = 10_000
 _MAX_FILE = 64 * 1024
 _CURVES = {"secp256r1": ec.SECP256R1(), "secp384r1": ec.SECP384R1(), "secp521r1": ec.SECP521R1()}
 _HASHES = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
-_ML_DSA = {44: mldsa.MLDSA44PrivateKey, 65: mldsa.MLDSA65PrivateKey, 87: mldsa.MLDSA87PrivateKey}
+_ML_DSA: dict[int, Callable[[], PrivateKey]] = {
+    44: mldsa.MLDSA44PrivateKey.generate,
+    65: mldsa.MLDSA65PrivateKey.generate,
+    87: mldsa.MLDSA87PrivateKey.generate,
+}
 
 
 class SoftwareBackend:
@@ -182,7 +186,7 @@ def _generate(algorithm: Algorithm) -> PrivateKey:
         case "ed25519":
             return ed25519.Ed25519PrivateKey.generate()
         case "ml-dsa":
-            return _ML_DSA[int(algorithm.parameter)].generate()
+            return _ML_DSA[int(algorithm.parameter)]()
         case _:
             return rsa.generate_private_key(65537, int(algorithm.parameter))
 

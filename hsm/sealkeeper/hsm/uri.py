@@ -1,8 +1,8 @@
 """Provider URIs: which store, where it is, and which file holds its secret.
 
 ``pkcs11:`` as in RFC 7512, with ``module-path`` and ``pin-source=file:/...``; ``software:///folder`` with
-``sealing-key-source=file:/...`` or ``passphrase-source=file:/...``. A secret itself never stands in a URI: ``pin-value``
-is refused, because settings are shown, copied and logged.
+``sealing-key-source=file:/...`` or ``passphrase-source=file:/...``. A secret itself never stands in a URI:
+``pin-value`` is refused, because settings are shown, copied and logged.
 """
 
 from __future__ import annotations

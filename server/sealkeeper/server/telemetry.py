@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -24,7 +24,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 
 if TYPE_CHECKING:
-    from sealkeeper.server.log.sequencer import CycleStats, Sequencer
     from sealkeeper.server.settings import TelemetrySettings
 
 log = logging.getLogger("sealkeeper")
@@ -62,6 +61,24 @@ def set_up_logging(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     log.setLevel(level)
+
+
+class ObservedLogs(Protocol):
+    """What is measured of the logs and their sequencer."""
+
+    @property
+    def tree_sizes(self) -> Mapping[str, int]:
+        """Number of entries by log."""
+        ...
+
+    @property
+    def pending_entries(self) -> int:
+        """Entries that wait for the sequencer."""
+        ...
+
+    def seconds_since_checkpoint(self) -> float:
+        """Age of the newest checkpoint."""
+        ...
 
 
 class Telemetry:
@@ -107,23 +124,23 @@ class Telemetry:
         """Measure one operation of a provider."""
         self._provider.record(seconds, {"provider": provider, "operation": operation, "outcome": outcome})
 
-    def cycle(self, stats: CycleStats) -> None:
+    def cycle(self, submissions: int, seconds: float) -> None:
         """Measure one cycle of the sequencer."""
-        self._cycle.record(stats.seconds)
-        self._batch.record(stats.submissions)
+        self._cycle.record(seconds)
+        self._batch.record(submissions)
 
-    def watch_logs(self, sequencer: Sequencer) -> None:
+    def watch_logs(self, logs: ObservedLogs) -> None:
         """Observe the logs' sizes and the age of their checkpoints."""
 
         def sizes(_: CallbackOptions) -> Iterator[Observation]:
-            for name, one in sequencer.logs.items():
-                yield Observation(one.tree_size, {"log": name})
+            for name, size in logs.tree_sizes.items():
+                yield Observation(size, {"log": name})
 
         def ages(_: CallbackOptions) -> Iterator[Observation]:
-            yield Observation(sequencer.seconds_since_checkpoint())
+            yield Observation(logs.seconds_since_checkpoint())
 
         def pending(_: CallbackOptions) -> Iterator[Observation]:
-            yield Observation(sequencer.pending_entries)
+            yield Observation(logs.pending_entries)
 
         self._meter.create_observable_gauge("sealkeeper.log.size", [sizes], "{entry}", "Entries in a log")
         self._meter.create_observable_gauge(
