@@ -9,7 +9,7 @@ Use::
     await provider.close()
 
 ``KeyProvider`` is small on purpose. What only some stores can do is a Protocol of its own (``KeyDestroyer``), asked for
-with ``isinstance``. A store is added by writing one file and one line in ``open_provider``'s table.
+with ``isinstance``. A store is added by writing one file and one line in ``registry.py``'s table.
 
 All methods are coroutines and never block the event loop; they may be called concurrently.
 """

@@ -1,0 +1,146 @@
+"""What the gateway and a worker process say to each other: typed MessagePack, never pickle.
+
+A frame is a length (4 bytes, big-endian) and a MessagePack array of messages. A worker hosts a vendor's library; what
+it answers is decoded strictly, so that a library gone bad gets no code into the gateway.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+MAX_FRAME = 64 * 1024 * 1024
+MAX_REQUEST = 16 * 1024 * 1024
+"""Most payload bytes of one request."""
+
+_LENGTH = struct.Struct(">I")
+
+
+class Generate(msgspec.Struct, frozen=True, tag="generate", array_like=True):
+    """Make a key pair."""
+
+    id: int
+    label: str
+    algorithm: str
+
+
+class Read(msgspec.Struct, frozen=True, tag="read", array_like=True):
+    """Read a public key."""
+
+    id: int
+    handle: str
+
+
+class Sign(msgspec.Struct, frozen=True, tag="sign", array_like=True):
+    """Sign payloads."""
+
+    id: int
+    handle: str
+    algorithm: str
+    payloads: list[bytes]
+
+
+class Destroy(msgspec.Struct, frozen=True, tag="destroy", array_like=True):
+    """Destroy a key pair."""
+
+    id: int
+    handle: str
+
+
+class Check(msgspec.Struct, frozen=True, tag="check", array_like=True):
+    """Give a sign of life."""
+
+    id: int
+
+
+class Open(msgspec.Struct, frozen=True, tag="open", array_like=True):
+    """Open the store; the first message to a worker."""
+
+    id: int
+    uri: str
+
+
+class Opened(msgspec.Struct, frozen=True, tag="opened", array_like=True):
+    """The store is open: ``ProviderInfo``."""
+
+    id: int
+    scheme: str
+    description: str
+    protection_level: str
+    algorithms: list[str]
+
+
+class Key(msgspec.Struct, frozen=True, tag="key", array_like=True):
+    """A key: ``ProviderKey``."""
+
+    id: int
+    handle: str
+    algorithm: str
+    public_key: bytes
+
+
+class Signed(msgspec.Struct, frozen=True, tag="signed", array_like=True):
+    """Signatures, one a payload."""
+
+    id: int
+    signatures: list[bytes]
+
+
+class Done(msgspec.Struct, frozen=True, tag="done", array_like=True):
+    """It is done."""
+
+    id: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
+    """It was refused: an error's reason, text and next step."""
+
+    id: int
+    reason: str
+    message: str
+    next_step: str
+
+
+Request: TypeAlias = Open | Generate | Read | Sign | Destroy | Check
+Response: TypeAlias = Opened | Key | Signed | Done | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+requests = msgspec.msgpack.Decoder(list[Request])
+responses = msgspec.msgpack.Decoder(list[Response])
+
+
+def frame(messages: Sequence[Request] | Sequence[Response]) -> bytes:
+    """Encode messages as one frame."""
+    body = _encoder.encode(messages)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameError(Exception):
+    """A frame is longer than allowed."""
+
+
+class FrameReader:
+    """Cuts a stream of bytes into the bodies of frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take bytes and yield the bodies that are whole now.
+
+        Raises:
+            FrameError: a length is beyond ``MAX_FRAME``.
+        """
+        self._buffer += data
+        while len(self._buffer) >= 4:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME:
+                raise FrameError("a frame is too long")
+            if len(self._buffer) < 4 + length:
+                return
+            body = bytes(memoryview(self._buffer)[4 : 4 + length])
+            del self._buffer[: 4 + length]
+            yield body

@@ -1,0 +1,40 @@
+"""Which scheme is which store: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sealkeeper.hsm.backend import Backend
+from sealkeeper.hsm.errors import ProviderUriError
+from sealkeeper.hsm.uri import scheme_of
+
+
+def _software(uri: str) -> Backend:
+    from sealkeeper.hsm.software import SoftwareBackend
+
+    return SoftwareBackend(uri)
+
+
+# Imported when asked for: a store's libraries are loaded in its worker processes only.
+BACKENDS: dict[str, Callable[[str], Backend]] = {"software": _software}
+
+
+def require_known_scheme(uri: str) -> str:
+    """The URI's scheme.
+
+    Raises:
+        ProviderUriError: no store goes by it.
+    """
+    scheme = scheme_of(uri)
+    if scheme not in BACKENDS:
+        raise ProviderUriError(f"{scheme}: is not a store known here; known are {', '.join(sorted(BACKENDS))}")
+    return scheme
+
+
+def open_backend(uri: str) -> Backend:
+    """Open the store that a URI names, in this process. Blocks.
+
+    Raises:
+        ProviderError: it cannot be opened.
+    """
+    return BACKENDS[require_known_scheme(uri)](uri)

@@ -1,0 +1,289 @@
+"""A ``KeyProvider`` over worker processes that host a blocking backend.
+
+Private keys and vendors' libraries stay out of the gateway's process, and signing uses other cores. Requests made in
+one turn of the event loop travel in one frame. A worker that dies fails the requests that it had; it is replaced when
+the next request comes, after a pause that grows while it keeps dying.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import msgspec
+
+from sealkeeper.hsm import errors, frames
+from sealkeeper.hsm.algorithms import Algorithm, algorithm_named
+from sealkeeper.hsm.backend import check_payloads
+from sealkeeper.hsm.errors import PayloadError, ProviderError, ProviderUnavailableError
+from sealkeeper.hsm.provider import ProtectionLevel, ProviderInfo, ProviderKey
+from sealkeeper.hsm.registry import require_known_scheme
+
+MAX_PENDING = 20_000
+_FRAME_BYTES = 8 * 1024 * 1024
+_PAUSES = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
+_ERRORS = {
+    kind.reason: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProviderError)
+}
+
+
+class _Channel(asyncio.Protocol):
+    """One worker's socket: requests out, answers in."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, asyncio.Future[frames.Response]] = {}
+        self.alive = True
+        self._loop = asyncio.get_running_loop()
+        self._outbox: list[frames.Request] = []
+        self._reader = frames.FrameReader()
+        self._transport: asyncio.WriteTransport | None = None
+        self._number = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.WriteTransport", transport)
+
+    def number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def ask(self, request: frames.Request) -> asyncio.Future[frames.Response]:
+        future: asyncio.Future[frames.Response] = self._loop.create_future()
+        if not self.alive:
+            future.set_exception(_died())
+            return future
+        self.waiting[request.id] = future
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(request)
+        return future
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if self._transport is None or not self.alive:
+            return
+        start = size = 0
+        for place, request in enumerate(outbox):
+            if isinstance(request, frames.Sign):
+                size += sum(map(len, request.payloads))
+            if size > _FRAME_BYTES:
+                self._transport.write(frames.frame(outbox[start : place + 1]))
+                start, size = place + 1, 0
+        if start < len(outbox):
+            self._transport.write(frames.frame(outbox[start:]))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._reader.feed(data):
+                for response in frames.responses.decode(body):
+                    future = self.waiting.pop(response.id, None)
+                    if future is not None and not future.done():
+                        future.set_result(response)
+        except (frames.FrameError, msgspec.MsgspecError):
+            # What does not speak the protocol is not trusted with another word.
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.alive = False
+        waiting, self.waiting = self.waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(_died())
+                future.exception()
+
+    def close(self) -> None:
+        self.alive = False
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _Slot:
+    """The place of one worker: its process now, and when it may be replaced."""
+
+    def __init__(self) -> None:
+        self.channel: _Channel | None = None
+        self.process: Process | None = None
+        self.starting: asyncio.Task[_Channel] | None = None
+        self.deaths = 0
+        self.not_before = 0.0
+
+    @property
+    def load(self) -> int:
+        return len(self.channel.waiting) if self.channel is not None and self.channel.alive else 0
+
+
+class WorkerProvider:
+    """A store in worker processes; made by ``open_provider``."""
+
+    def __init__(self, uri: str, workers: int, clock: Callable[[], float] = time.monotonic) -> None:
+        require_known_scheme(uri)
+        self._uri = uri
+        self._slots = [_Slot() for _ in range(workers)]
+        self._clock = clock
+        self._closed = False
+        self._info: ProviderInfo | None = None
+
+    async def start(self) -> None:
+        """Open the store: one worker first, whose refusal ends it (a wrong PIN is tried once), then the others."""
+        try:
+            await self._channel(self._slots[0])
+            await asyncio.gather(*(self._channel(slot) for slot in self._slots[1:]))
+        except BaseException:
+            await self.close()
+            raise
+
+    @property
+    def info(self) -> ProviderInfo:
+        """What the store is and can do."""
+        if self._info is None:
+            raise ProviderUnavailableError("the provider is not open")
+        return self._info
+
+    async def generate(self, label: str, algorithm: Algorithm) -> ProviderKey:
+        """Make a key pair."""
+        return await self._ask_for_key(lambda number: frames.Generate(number, label, algorithm.name))
+
+    async def public_key(self, handle: str) -> ProviderKey:
+        """Read a public key."""
+        return await self._ask_for_key(lambda number: frames.Read(number, handle))
+
+    async def sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
+        """Sign payloads."""
+        check_payloads(algorithm, payloads)
+        if sum(map(len, payloads)) > frames.MAX_REQUEST:
+            raise PayloadError(f"the payloads together are longer than {frames.MAX_REQUEST} bytes")
+        response = await self._ask(lambda number: frames.Sign(number, handle, algorithm.name, list(payloads)))
+        if not isinstance(response, frames.Signed) or len(response.signatures) != len(payloads):
+            raise _nonsense()
+        return response.signatures
+
+    async def destroy(self, handle: str) -> None:
+        """Destroy a key pair."""
+        await self._ask(lambda number: frames.Destroy(number, handle))
+
+    async def check(self) -> None:
+        """Give a sign of life."""
+        await self._ask(frames.Check)
+
+    async def close(self) -> None:
+        """End the workers."""
+        self._closed = True
+        for slot in self._slots:
+            if slot.starting is not None:
+                slot.starting.cancel()
+            if slot.channel is not None:
+                slot.channel.close()
+            if slot.process is not None:
+                if slot.process.returncode is None:
+                    slot.process.kill()
+                await slot.process.wait()
+
+    async def _ask_for_key(self, request: Callable[[int], frames.Request]) -> ProviderKey:
+        response = await self._ask(request)
+        if not isinstance(response, frames.Key):
+            raise _nonsense()
+        return ProviderKey(response.handle, algorithm_named(response.algorithm), response.public_key)
+
+    async def _ask(self, request: Callable[[int], frames.Request]) -> frames.Response:
+        # A slot whose worker is dead has no load, so it is chosen and its worker replaced.
+        slot = min(self._slots, key=lambda one: one.load)
+        if slot.load >= MAX_PENDING:
+            raise ProviderUnavailableError("too many requests wait for the key store", next_step="try again later")
+        channel = slot.channel
+        if channel is None or not channel.alive:
+            channel = await self._channel(slot)
+        response = await channel.ask(request(channel.number()))
+        if isinstance(response, frames.Failed):
+            raise _error(response)
+        return response
+
+    async def _channel(self, slot: _Slot) -> _Channel:
+        if self._closed:
+            raise ProviderUnavailableError("the provider is closed")
+        if slot.channel is not None and slot.channel.alive:
+            return slot.channel
+        if slot.starting is None:
+            if self._clock() < slot.not_before:
+                raise ProviderUnavailableError(
+                    "the key store's worker keeps failing; it will be started again shortly",
+                    next_step="look at the key store and its library, then try again",
+                )
+            slot.starting = asyncio.create_task(self._start_worker(slot))
+        # Shielded: a caller that gives up must not take the start away from the others.
+        return await asyncio.shield(slot.starting)
+
+    async def _start_worker(self, slot: _Slot) -> _Channel:
+        slot.not_before = self._clock() + _PAUSES[min(slot.deaths, len(_PAUSES) - 1)]
+        slot.deaths += 1
+        try:
+            if slot.process is not None:
+                await slot.process.wait()
+            slot.process, channel = await _spawn()
+            slot.channel = channel
+            response = await channel.ask(frames.Open(channel.number(), self._uri))
+            if isinstance(response, frames.Failed):
+                channel.close()
+                raise _error(response)
+            if not isinstance(response, frames.Opened):
+                raise _nonsense()
+            self._info = _info(response)
+            return channel
+        finally:
+            slot.starting = None
+
+
+async def _spawn() -> tuple[Process, _Channel]:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        # -P: what lies in the working directory is not imported. The URI travels over the socket, never in argv.
+        command = (sys.executable, "-P", "-m", "sealkeeper.hsm.worker", str(theirs.fileno()), str(os.getpid()))
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=(theirs.fileno(),), stdin=DEVNULL, stdout=DEVNULL
+            )
+        except BaseException:
+            ours.close()
+            raise
+    ours.setblocking(False)
+    _, channel = await asyncio.get_running_loop().create_connection(_Channel, sock=ours)
+    return process, channel
+
+
+def _info(opened: frames.Opened) -> ProviderInfo:
+    return ProviderInfo(
+        opened.scheme, opened.description, ProtectionLevel(opened.protection_level), frozenset(opened.algorithms)
+    )
+
+
+def _error(failed: frames.Failed) -> ProviderError:
+    return _ERRORS.get(failed.reason, ProviderError)(failed.message, next_step=failed.next_step)
+
+
+def _died() -> ProviderUnavailableError:
+    return ProviderUnavailableError("the key store's worker ended while it had the request", next_step="try again")
+
+
+def _nonsense() -> ProviderUnavailableError:
+    return ProviderUnavailableError("the key store's worker answered what was not asked")
+
+
+async def open_provider(uri: str, *, workers: int = 1) -> WorkerProvider:
+    """Open the store that a URI names.
+
+    Args:
+        uri: see ``uri.py``.
+        workers: number of worker processes.
+
+    Raises:
+        ProviderUriError: the URI is malformed or of an unknown scheme.
+        ProviderConfigurationError: the store cannot be opened as configured.
+        ProviderUnavailableError: the store cannot be reached now.
+    """
+    provider = WorkerProvider(uri, workers)
+    await provider.start()
+    return provider

@@ -1,0 +1,108 @@
+"""Worker processes: what happens when they die, and what they give away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from sealkeeper.hsm.algorithms import ALGORITHMS, load_public_key, signature_verifies
+from sealkeeper.hsm.errors import (
+    KeyHandleError,
+    PayloadError,
+    ProviderConfigurationError,
+    ProviderUnavailableError,
+    ProviderUriError,
+)
+from sealkeeper.hsm.worker_provider import WorkerProvider, open_provider
+
+P256 = ALGORITHMS["PKIX_ECDSA_P256_SHA_256"]
+DIGESTS = [sha256(bytes([n])).digest() for n in range(50)]
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    seal = tmp_path / "seal"
+    seal.write_text("5a" * 32)
+    seal.chmod(0o600)
+    return f"software://{tmp_path}/keys?sealing-key-source=file:{seal}"
+
+
+@pytest.fixture
+async def provider(uri: str) -> AsyncIterator[WorkerProvider]:
+    opened = await open_provider(uri, workers=2)
+    yield opened
+    await opened.close()
+
+
+def pids(provider: WorkerProvider) -> list[int]:
+    return [slot.process.pid for slot in provider._slots if slot.process is not None]
+
+
+async def test_concurrent_callers_each_get_their_own_signature(provider: WorkerProvider) -> None:
+    key = await provider.generate("release", P256)
+    signed = await asyncio.gather(*(provider.sign(key.handle, P256, [digest]) for digest in DIGESTS))
+    public = load_public_key(P256, key.public_key)
+    for digest, [signature] in zip(DIGESTS, signed, strict=True):
+        assert signature_verifies(P256, public, digest, signature)
+
+
+async def test_killed_workers_fail_what_they_had_and_are_replaced(provider: WorkerProvider) -> None:
+    key = await provider.generate("release", P256)
+    for pid in pids(provider):
+        os.kill(pid, signal.SIGSTOP)
+    under_way = [asyncio.ensure_future(provider.sign(key.handle, P256, [digest])) for digest in DIGESTS]
+    await asyncio.sleep(0)
+    for pid in pids(provider):
+        os.kill(pid, signal.SIGKILL)
+    outcomes = await asyncio.gather(*under_way, return_exceptions=True)
+    assert all(isinstance(outcome, ProviderUnavailableError) for outcome in outcomes)
+    [signature] = await provider.sign(key.handle, P256, DIGESTS[:1])
+    assert signature_verifies(P256, load_public_key(P256, key.public_key), DIGESTS[0], signature)
+
+
+async def test_a_cancelled_caller_does_not_disturb_the_next(provider: WorkerProvider) -> None:
+    key = await provider.generate("release", P256)
+    abandoned = asyncio.ensure_future(provider.sign(key.handle, P256, DIGESTS))
+    await asyncio.sleep(0)
+    abandoned.cancel()
+    assert len(await provider.sign(key.handle, P256, DIGESTS[:3])) == 3
+
+
+async def test_a_wrong_digest_length_is_refused_before_anything_is_signed(provider: WorkerProvider) -> None:
+    key = await provider.generate("release", P256)
+    with pytest.raises(PayloadError, match="payload 1 has 31 bytes"):
+        await provider.sign(key.handle, P256, [DIGESTS[0], DIGESTS[1][:31]])
+
+
+async def test_an_error_keeps_its_kind_over_the_socket(provider: WorkerProvider) -> None:
+    with pytest.raises(KeyHandleError):
+        await provider.public_key("0" * 32)
+
+
+async def test_what_is_on_the_command_line_names_no_store(provider: WorkerProvider, tmp_path: Path) -> None:
+    for pid in pids(provider):
+        assert str(tmp_path).encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+async def test_a_closed_provider_refuses_and_closes_twice_and_leaves_no_process(uri: str) -> None:
+    provider = await open_provider(uri)
+    [pid] = pids(provider)
+    await provider.close()
+    await provider.close()
+    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(ProviderUnavailableError, match="closed"):
+        await provider.check()
+
+
+async def test_a_store_that_cannot_be_opened_says_why(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "seal").chmod(0o644)
+    with pytest.raises(ProviderConfigurationError, match="open to everybody"):
+        await open_provider(uri, workers=2)
+    with pytest.raises(ProviderUriError, match="ftp"):
+        await open_provider("ftp://store")
