@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sealkeeper.server.log.errors import LogCorruptError
+from sealkeeper.server.log.journal import DurabilityError, Growth, Journal, decode_payload, encode_payload, read_records
+from sealkeeper.server.log.journal import segments as segments_in
+
+SEGMENT = 4096
+
+
+def payload(number: int, length: int = 50) -> bytes:
+    return encode_payload([Growth(0, number, bytes(32), [b"%d" % number, bytes(length)])])
+
+
+def written(directory: Path, count: int, length: int = 50) -> None:
+    journal = Journal(directory, 1, SEGMENT)
+    for number in range(1, count + 1):
+        journal.append(payload(number, length))
+    journal.close()
+
+
+def sequences(directory: Path) -> list[int]:
+    return [record.sequence for record in read_records(directory)]
+
+
+growths = st.lists(
+    st.builds(
+        Growth,
+        st.integers(0, 2),
+        st.integers(0, 2**63 - 1),
+        st.binary(min_size=32, max_size=32),
+        st.lists(st.binary(max_size=200), max_size=5),
+    ),
+    max_size=3,
+)
+
+
+@given(growths)
+def test_payloads_come_back_whole(found: list[Growth]) -> None:
+    assert decode_payload(encode_payload(found)) == found
+
+
+def test_records_come_back_in_order_over_many_segments(tmp_path: Path) -> None:
+    written(tmp_path, 100)
+    assert sequences(tmp_path) == list(range(1, 101))
+    assert len(segments_in(tmp_path)) > 2
+
+
+def test_a_record_longer_than_a_segment_gets_its_own(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1, SEGMENT)
+    journal.append(payload(1))
+    journal.append(payload(2, 60_000))
+    journal.append(payload(3))
+    journal.close()
+    assert sequences(tmp_path) == [1, 2, 3]
+
+
+def test_full_segments_are_named_with_their_last_record(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1, SEGMENT)
+    for number in range(1, 60):
+        journal.append(payload(number))
+    path, last = journal.retired[0]
+    journal.close()
+    path.unlink()
+    assert sequences(tmp_path) == list(range(last + 1, 60))
+
+
+def test_only_the_gateway_s_user_reads_the_journal(tmp_path: Path) -> None:
+    written(tmp_path, 1)
+    assert [path.stat().st_mode & 0o777 for path in segments_in(tmp_path)] == [0o600]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, SEGMENT - 1), st.integers(1, 255))
+def test_a_flipped_byte_yields_a_prefix_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, at: int, by: int
+) -> None:
+    directory = tmp_path_factory.mktemp("journal")
+    written(directory, 10)
+    [path] = segments_in(directory)
+    data = bytearray(path.read_bytes())
+    data[at] ^= by
+    path.write_bytes(data)
+    try:
+        found = sequences(directory)
+    except LogCorruptError:
+        return
+    assert found == list(range(1, len(found) + 1))
+    # Nothing but the last record can be lost without being noticed.
+    assert len(found) >= 9 or at < 24
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, SEGMENT))
+def test_a_journal_cut_off_anywhere_yields_a_prefix(tmp_path_factory: pytest.TempPathFactory, end: int) -> None:
+    directory = tmp_path_factory.mktemp("journal")
+    written(directory, 10)
+    [path] = segments_in(directory)
+    path.write_bytes(path.read_bytes()[:end].ljust(SEGMENT, b"\0"))
+    found = sequences(directory)
+    assert found == list(range(1, len(found) + 1))
+
+
+def test_a_bad_record_before_a_good_segment_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, 100)
+    first = segments_in(tmp_path)[0]
+    data = bytearray(first.read_bytes())
+    data[100] ^= 1
+    first.write_bytes(data)
+    with pytest.raises(LogCorruptError, match=r"bad record in its middle"):
+        sequences(tmp_path)
+
+
+def test_a_missing_segment_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, 100)
+    segments_in(tmp_path)[1].unlink()
+    with pytest.raises(LogCorruptError, match=r"lacks record"):
+        sequences(tmp_path)
+
+
+def test_bytes_of_a_caller_are_never_taken_for_a_record(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    written(other, 3)
+    forged = segments_in(other)[0].read_bytes()[24:1000]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    journal = Journal(mine, 1, SEGMENT)
+    journal.append(encode_payload([Growth(0, 0, bytes(32), [forged])]))
+    journal.close()
+    [path] = segments_in(mine)
+    data = bytearray(path.read_bytes())
+    data[30] ^= 1
+    path.write_bytes(data)
+    assert sequences(mine) == []
+
+
+def test_a_full_disk_leaves_nothing_of_the_record_and_the_next_one_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, 1, SEGMENT)
+    journal.append(payload(1))
+    real, calls = os.pwrite, []
+
+    def fails_halfway(descriptor: int, data: bytes, place: int) -> int:
+        calls.append(place)
+        if len(calls) == 1:
+            return real(descriptor, data[:40], place)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data, place)
+
+    monkeypatch.setattr(os, "pwrite", fails_halfway)
+    with pytest.raises(OSError, match="No space"):
+        journal.append(payload(2))
+    assert sequences(tmp_path) == [1]
+    journal.append(payload(2))
+    journal.close()
+    assert sequences(tmp_path) == [1, 2]
+
+
+def test_a_sync_that_fails_is_told_apart_from_a_write_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, 1, SEGMENT)
+
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fails)
+    with pytest.raises(DurabilityError):
+        journal.append(payload(1))
+    journal.close()
