@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from sealkeeper.hsm.algorithms import MAX_MESSAGE, Algorithm
-from sealkeeper.hsm.errors import AlgorithmNotSupportedError, PayloadError
+from sealkeeper.hsm.errors import AlgorithmNotSupportedError, PayloadError, ProviderUnavailableError
 from sealkeeper.hsm.provider import ProviderInfo, ProviderKey
 
 
@@ -44,6 +44,10 @@ class Backend(Protocol):
     def close(self) -> None:
         """Let go."""
         ...
+
+
+class BackendLostError(ProviderUnavailableError):
+    """The store cannot be reached from this process any more: the worker ends, a new one starts from nothing."""
 
 
 def check_payloads(algorithm: Algorithm, payloads: Sequence[bytes]) -> None:

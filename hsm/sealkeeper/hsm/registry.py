@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from sealkeeper.hsm.backend import Backend
 from sealkeeper.hsm.errors import ProviderUriError
-from sealkeeper.hsm.uri import scheme_of
+from sealkeeper.hsm.uri import parse_pkcs11_uri, scheme_of
 
 
 def _software(uri: str) -> Backend:
@@ -15,8 +16,14 @@ def _software(uri: str) -> Backend:
     return SoftwareBackend(uri)
 
 
+def _pkcs11(uri: str) -> Backend:
+    from sealkeeper.hsm.pkcs11 import Pkcs11Backend
+
+    return Pkcs11Backend(uri)
+
+
 # Imported when asked for: a store's libraries are loaded in its worker processes only.
-BACKENDS: dict[str, Callable[[str], Backend]] = {"software": _software}
+BACKENDS: dict[str, Callable[[str], Backend]] = {"software": _software, "pkcs11": _pkcs11}
 
 
 def require_known_scheme(uri: str) -> str:
@@ -38,3 +45,12 @@ def open_backend(uri: str) -> Backend:
         ProviderError: it cannot be opened.
     """
     return BACKENDS[require_known_scheme(uri)](uri)
+
+
+def pin_file_of(uri: str) -> Path | None:
+    """The file with a PIN that locks the store when it is tried too often; ``None`` where there is none.
+
+    Raises:
+        ProviderUriError: the URI is malformed.
+    """
+    return parse_pkcs11_uri(uri).pin_source if require_known_scheme(uri) == "pkcs11" else None

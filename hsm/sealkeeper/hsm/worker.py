@@ -19,7 +19,7 @@ import msgspec
 
 from sealkeeper.hsm import frames
 from sealkeeper.hsm.algorithms import Algorithm, PublicKey, algorithm_named, load_public_key, signature_verifies
-from sealkeeper.hsm.backend import Backend, check_payloads
+from sealkeeper.hsm.backend import Backend, BackendLostError, check_payloads
 from sealkeeper.hsm.errors import AlgorithmNotSupportedError, ProviderError, SelfCheckError
 from sealkeeper.hsm.provider import ProtectionLevel, ProviderKey
 from sealkeeper.hsm.registry import open_backend
@@ -34,12 +34,14 @@ class _Host:
 
     def __init__(self) -> None:
         self._backend: Backend | None = None
+        self.lost = False
         self._public: OrderedDict[str, PublicKey] = OrderedDict()
 
     def answer(self, request: frames.Request) -> frames.Response:
         try:
             return self._answer(request)
         except ProviderError as error:
+            self.lost = self.lost or isinstance(error, BackendLostError)
             return frames.Failed(request.id, error.reason, str(error), error.next_step)
         except Exception as error:  # noqa: BLE001  (a library's error must neither end the worker nor show its text)
             text = f"the key store failed unexpectedly ({type(error).__name__})"
@@ -128,6 +130,8 @@ def main(descriptor: int, parent: int) -> None:
                 except msgspec.MsgspecError:
                     raise SystemExit(1) from None
                 connection.sendall(frames.frame([host.answer(request) for request in batch]))
+                if host.lost:
+                    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import cast
 
 import msgspec
@@ -21,9 +22,16 @@ import msgspec
 from sealkeeper.hsm import errors, frames
 from sealkeeper.hsm.algorithms import Algorithm, algorithm_named
 from sealkeeper.hsm.backend import check_payloads
-from sealkeeper.hsm.errors import PayloadError, ProviderError, ProviderUnavailableError
+from sealkeeper.hsm.errors import (
+    PayloadError,
+    PinRefusedError,
+    ProviderConfigurationError,
+    ProviderError,
+    ProviderUnavailableError,
+)
+from sealkeeper.hsm.pin_latch import PinLatch
 from sealkeeper.hsm.provider import ProtectionLevel, ProviderInfo, ProviderKey
-from sealkeeper.hsm.registry import require_known_scheme
+from sealkeeper.hsm.registry import pin_file_of, require_known_scheme
 
 MAX_PENDING = 20_000
 _FRAME_BYTES = 8 * 1024 * 1024
@@ -120,9 +128,14 @@ class _Slot:
 class WorkerProvider:
     """A store in worker processes; made by ``open_provider``."""
 
-    def __init__(self, uri: str, workers: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, uri: str, workers: int, state_dir: Path | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         require_known_scheme(uri)
         self._uri = uri
+        self._latch = PinLatch(uri, pin_file_of(uri), state_dir)
+        # One worker opens the store at a time, so that a PIN gone wrong is sent once and not once a worker.
+        self._opening = asyncio.Lock()
         self._slots = [_Slot() for _ in range(workers)]
         self._clock = clock
         self._closed = False
@@ -223,18 +236,29 @@ class WorkerProvider:
         try:
             if slot.process is not None:
                 await slot.process.wait()
-            slot.process, channel = await _spawn()
-            slot.channel = channel
-            response = await channel.ask(frames.Open(channel.number(), self._uri))
-            if isinstance(response, frames.Failed):
-                channel.close()
-                raise _error(response)
+            async with self._opening:
+                tried = self._latch.require_open()
+                slot.process, channel = await _spawn()
+                slot.channel = channel
+                response = await channel.ask(frames.Open(channel.number(), self._uri))
+                if isinstance(response, frames.Failed):
+                    channel.close()
+                    raise self._refusal(_error(response), tried)
             if not isinstance(response, frames.Opened):
                 raise _nonsense()
+            self._latch.open()
             self._info = _info(response)
             return channel
         finally:
             slot.starting = None
+
+    def _refusal(self, error: ProviderError, tried: str) -> ProviderError:
+        if isinstance(error, PinRefusedError):
+            self._latch.shut(tried)
+        elif isinstance(error, ProviderConfigurationError) and self._info is not None:
+            # It was open before, so what is wrong now may pass: a token that was taken out comes back.
+            return ProviderUnavailableError(str(error), next_step=error.next_step)
+        return error
 
 
 async def _spawn() -> tuple[Process, _Channel]:
@@ -272,18 +296,19 @@ def _nonsense() -> ProviderUnavailableError:
     return ProviderUnavailableError("the key store's worker answered what was not asked")
 
 
-async def open_provider(uri: str, *, workers: int = 1) -> WorkerProvider:
+async def open_provider(uri: str, *, workers: int = 1, state_dir: Path | None = None) -> WorkerProvider:
     """Open the store that a URI names.
 
     Args:
         uri: see ``uri.py``.
         workers: number of worker processes.
+        state_dir: where it is kept that a PIN was refused, so that a restart does not try it again.
 
     Raises:
         ProviderUriError: the URI is malformed or of an unknown scheme.
         ProviderConfigurationError: the store cannot be opened as configured.
         ProviderUnavailableError: the store cannot be reached now.
     """
-    provider = WorkerProvider(uri, workers)
+    provider = WorkerProvider(uri, workers, state_dir)
     await provider.start()
     return provider
