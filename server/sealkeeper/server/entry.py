@@ -1,0 +1,39 @@
+"""Bodies of transparency log entries: Rekor v2's ``hashedrekord`` 0.0.2 in canonical JSON (RFC 8785).
+
+Assembled from strings: keys are in order, all values are base64 or fixed names, so nothing needs escaping.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+
+class EntryTemplate:
+    """Makes the entries of one key version or certificate.
+
+    Args:
+        key_details: name in ``PublicKeyDetails``.
+        verifier_der: SubjectPublicKeyInfo or certificate, DER.
+        is_certificate: which of both.
+    """
+
+    __slots__ = ("_suffix",)
+
+    def __init__(self, key_details: str, verifier_der: bytes, *, is_certificate: bool) -> None:
+        kind = "x509Certificate" if is_certificate else "publicKey"
+        raw = b64encode(verifier_der).decode()
+        self._suffix = f'","verifier":{{"keyDetails":"{key_details}","{kind}":{{"rawBytes":"{raw}"}}}}}}}}}}}}'.encode()
+
+    def body(self, digest_algorithm: str, digest: bytes, signature: bytes) -> bytes:
+        """The entry of one signature.
+
+        Args:
+            digest_algorithm: name in ``HashAlgorithm``, for example ``SHA2_256``.
+            digest: of the artifact, or of the DSSE pre-authentication encoding.
+            signature: as it stands in the bundle.
+        """
+        return (
+            b'{"apiVersion":"0.0.2","kind":"hashedrekord","spec":{"hashedRekordV002":{"data":{"algorithm":"%b",'
+            b'"digest":"%b"},"signature":{"content":"%b%b'
+            % (digest_algorithm.encode(), b64encode(digest), b64encode(signature), self._suffix)
+        )
