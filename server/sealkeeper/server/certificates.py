@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -105,19 +106,22 @@ class CertificateAuthority:
         return IssuedCertificate(certificate.public_bytes(serialization.Encoding.DER), start, end, entry)
 
     def _builder(self, key_name: str, public_key: bytes) -> x509.CertificateBuilder:
-        subject_key = serialization.load_der_public_key(public_key)
+        # A signing key of any kind: the provider made it.
+        subject_key: Any = serialization.load_der_public_key(public_key)
         issuer_key = public_key_of(self._key)
         issuer = self._issuer.encode()
+        identity = x509.UniformResourceIdentifier(self.identity_of(key_name))
         return (
-            x509.CertificateBuilder() .subject_name(x509.Name([])) .issuer_name(self.chain[0].subject)
-            .serial_number(x509.random_serial_number()) .public_key(subject_key)  # type: ignore[arg-type]  # a signing
-            key: the provider made it .add_extension(key_usage(signs_certificates=False), critical=True)
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(self.chain[0].subject)
+            .serial_number(x509.random_serial_number())
+            .public_key(subject_key)
+            .add_extension(key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(subject_key), critical=False)  # type:
-            ignore[arg-type] .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key),
-            critical=False) .add_extension(
-                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(self.identity_of(key_name))]), critical=True
-            )
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(subject_key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
+            .add_extension(x509.SubjectAlternativeName([identity]), critical=True)
             .add_extension(x509.UnrecognizedExtension(_ISSUER_V1, issuer), critical=False)
             .add_extension(x509.UnrecognizedExtension(_ISSUER_V2, tlv(_UTF8_STRING, issuer)), critical=False)
         )
