@@ -32,7 +32,7 @@ class _Encoded:
     """What the entries of one checkpoint have in common, encoded once. Used by one thread."""
 
     def __init__(self) -> None:
-        self._checkpoint = ""
+        self._checkpoint: str | None = None
         self._tail = b""
         self._hashes: dict[bytes, bytes] = {}
 
