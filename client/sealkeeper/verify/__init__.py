@@ -1,0 +1,33 @@
+"""Offline verification: a bundle, an artifact, a trust root and a policy; no network, no gRPC.
+
+>>> from sealkeeper.verify import Artifact, Policy, TrustRoot, verify
+"""
+
+from __future__ import annotations
+
+from sealkeeper.verify.artifact import Artifact
+from sealkeeper.verify.errors import (
+    LogCorruptError,
+    MalformedBundleError,
+    PolicyError,
+    StepFailedError,
+    TrustRootError,
+    VerifyError,
+)
+from sealkeeper.verify.trust import TrustRoot
+from sealkeeper.verify.verifier import Policy, Step, VerificationResult, verify
+
+__all__ = [
+    "Artifact",
+    "LogCorruptError",
+    "MalformedBundleError",
+    "Policy",
+    "PolicyError",
+    "Step",
+    "StepFailedError",
+    "TrustRoot",
+    "TrustRootError",
+    "VerificationResult",
+    "VerifyError",
+    "verify",
+]

@@ -147,6 +147,12 @@ def ecdsa_key_id(spki: bytes) -> bytes:
     return sha256(spki).digest()[:4]
 
 
+def ed25519_vkey(name: str, public_key: bytes) -> str:
+    """The verifier key of an Ed25519 key, raw public key given (C2SP signed-note)."""
+    encoded = base64.b64encode(b"\x01" + public_key).decode()
+    return f"{name}+{ed25519_key_id(name, public_key).hex()}+{encoded}"
+
+
 def signature_line(name: str, key_id: bytes, signature: bytes) -> str:
     """Render one signature line, with its newline."""
     return f"{_DASH}{name} {base64.b64encode(key_id + signature).decode()}\n"
@@ -178,6 +184,21 @@ class NoteVerifier:
             raise NoteError("notes are signed with Ed25519 or ECDSA P-256 keys only")
         self._key = key
         self.key_id = self.log_id[:4]
+
+    @classmethod
+    def from_vkey(cls, text: str) -> NoteVerifier:
+        """A verifier key as C2SP signed-note writes it, ``name+keyid+base64(0x01 || Ed25519 public key)``.
+
+        Raises:
+            NoteError: it is none.
+        """
+        name, _, rest = text.strip().partition("+")
+        key_id, _, encoded = rest.partition("+")
+        blob = _base64(encoded, "verifier key")
+        if not name or len(blob) != 33 or blob[0] != 1 or ed25519_key_id(name, blob[1:]).hex() != key_id:
+            raise NoteError("not a verifier key of an Ed25519 key: name+keyid+base64")
+        key = ed25519.Ed25519PublicKey.from_public_bytes(blob[1:])
+        return cls(name, key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
 
     def verify(self, note: SignedNote) -> None:
         """Check the key's signature; lines of other keys are ignored.

@@ -1,0 +1,261 @@
+"""Signers' certificates: chain, certificate timestamp, identity (RFC 5280, RFC 6962 section 3, Fulcio's extensions).
+
+A signer's certificate has one subject alternative name, digitalSignature and codeSigning, and one embedded timestamp of
+a certificate transparency log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+
+from sealkeeper.verify.algorithms import ALGORITHMS, Algorithm, KeyMismatchError, PublicKey, require_key
+from sealkeeper.verify.algorithms import signature_verifies as _verifies
+from sealkeeper.verify.errors import VerifyError
+
+if TYPE_CHECKING:
+    from sealkeeper.verify.trust import Authority, CertificateTransparencyLog
+
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises for certificates that are malformed, beyond it, or not signed by who should have."""
+
+_ISSUER_V1 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
+_ISSUER_V2 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
+_KNOWN_CRITICAL = {
+    ExtensionOID.KEY_USAGE,
+    ExtensionOID.EXTENDED_KEY_USAGE,
+    ExtensionOID.BASIC_CONSTRAINTS,
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class CertificateError(VerifyError):
+    """A certificate is not what a signer's has to be."""
+
+    reason = "CERTIFICATE_INVALID"
+
+
+@dataclass(frozen=True, slots=True)
+class SignerCertificate:
+    """A signer's certificate, parsed and not yet trusted.
+
+    Attributes:
+        der: the certificate.
+        certificate: parsed.
+        key: its public key.
+        spki: the same as SubjectPublicKeyInfo, DER.
+        algorithms: that the key fits; more than one for RSA.
+        identity: its subject alternative name, a URI or an email address.
+        issuer: who vouched for the identity: Fulcio's extension 8, or 1; empty where there is none.
+    """
+
+    der: bytes
+    certificate: x509.Certificate
+    key: PublicKey
+    spki: bytes
+    algorithms: tuple[Algorithm, ...]
+    identity: str
+    issuer: str
+
+
+def parse_signer_certificate(der: bytes) -> SignerCertificate:
+    """Parse a certificate and check what it allows.
+
+    Raises:
+        CertificateError: malformed, or not a signer's.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        extensions = certificate.extensions
+        key = certificate.public_key()
+        # Parsed on demand by cryptography: a malformed one should fail here.
+        _ = certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        _require_signer(extensions)
+        algorithms = tuple(one for one in ALGORITHMS.values() if _fits(one, key))
+        identity, issuer = _identity(extensions), _issuer(extensions)
+    except UNREADABLE:
+        raise CertificateError("the certificate is malformed") from None
+    except x509.ExtensionNotFound as error:
+        raise CertificateError(f"the certificate has no extension {error.oid.dotted_string}") from None
+    if not algorithms:
+        raise CertificateError("the certificate's key is of a kind that is not supported")
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return SignerCertificate(der, certificate, require_key(algorithms[0], key), spki, algorithms, identity, issuer)
+
+
+def _fits(algorithm: Algorithm, key: object) -> bool:
+    try:
+        require_key(algorithm, key)
+    except KeyMismatchError:
+        return False
+    return True
+
+
+def _require_signer(extensions: x509.Extensions) -> None:
+    for one in extensions:
+        if one.critical and one.oid not in _KNOWN_CRITICAL:
+            raise CertificateError(f"the certificate has an unknown critical extension {one.oid.dotted_string}")
+    if not extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature:
+        raise CertificateError("the certificate's key usage does not allow digital signatures")
+    if ExtendedKeyUsageOID.CODE_SIGNING not in extensions.get_extension_for_class(x509.ExtendedKeyUsage).value:
+        raise CertificateError("the certificate is not for code signing")
+    for one in extensions:
+        if isinstance(one.value, x509.BasicConstraints) and one.value.ca:
+            raise CertificateError("the certificate is an authority's")
+
+
+def _identity(extensions: x509.Extensions) -> str:
+    names = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    if len(names) != 1 or not isinstance(names[0], x509.UniformResourceIdentifier | x509.RFC822Name):
+        raise CertificateError("the certificate needs exactly one subject alternative name, a URI or an email address")
+    return names[0].value
+
+
+def _issuer(extensions: x509.Extensions) -> str:
+    found = {one.oid: one.value for one in extensions if isinstance(one.value, x509.UnrecognizedExtension)}
+    if _ISSUER_V2 in found:
+        return _utf8_string(found[_ISSUER_V2].value)
+    return found[_ISSUER_V1].value.decode() if _ISSUER_V1 in found else ""
+
+
+def _utf8_string(der: bytes) -> str:
+    # A DER UTF8String of up to 255 bytes: tag 0x0C, length (X.690 section 8.1.3), text.
+    if len(der) >= 2 and der[0] == 0x0C and der[1] < 0x80 and len(der) == 2 + der[1]:
+        return der[2:].decode()
+    if len(der) >= 3 and der[:2] == b"\x0c\x81" and der[2] >= 0x80 and len(der) == 3 + der[2]:
+        return der[3:].decode()
+    raise CertificateError("the certificate's issuer extension is not a DER UTF8String")
+
+
+def require_authority(certificate: x509.Certificate) -> None:
+    """Check that a certificate may certify others.
+
+    Raises:
+        CertificateError: it may not.
+    """
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        raise CertificateError("an authority's certificate has no basic constraints or no key usage") from None
+    if not constraints.ca or not usage.key_cert_sign:
+        raise CertificateError("a certificate of the chain is not an authority's")
+
+
+def verify_chain(signer: SignerCertificate, authorities: tuple[Authority, ...], moment: datetime) -> x509.Certificate:
+    """Find the authority that issued a certificate, and check all dates.
+
+    Args:
+        signer: the certificate.
+        authorities: trusted; the links of their chains were checked when they were read.
+        moment: when the signature was made.
+
+    Returns:
+        The issuer's certificate.
+
+    Raises:
+        CertificateError: none of them issued it, or a certificate was not valid at the moment.
+    """
+    for authority in authorities:
+        issuer = authority.chain[0]
+        if not _issued_by(signer.certificate, issuer):
+            continue
+        _require_path(authority)
+        for one in (signer.certificate, *authority.chain):
+            if not one.not_valid_before_utc <= moment <= one.not_valid_after_utc:
+                raise CertificateError(
+                    f"a certificate of the chain is valid from {one.not_valid_before_utc.isoformat()} "
+                    f"to {one.not_valid_after_utc.isoformat()}, the signature is of {moment.isoformat()}"
+                )
+        if not authority.validity.covers(moment):
+            raise CertificateError(f"the authority is trusted from {authority.validity} only")
+        return issuer
+    raise CertificateError("no trusted authority issued the certificate")
+
+
+def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _require_path(authority: Authority) -> None:
+    for below, one in enumerate(authority.chain):
+        require_authority(one)
+        length = one.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+        if length is not None and below > length:
+            raise CertificateError("the chain is longer than one of its certificates allows")
+
+
+def verify_certificate_timestamp(
+    signer: SignerCertificate, issuer: x509.Certificate, logs: Mapping[bytes, CertificateTransparencyLog]
+) -> datetime:
+    """Check the one embedded certificate timestamp (RFC 6962 section 3.2).
+
+    Returns:
+        Its time.
+
+    Raises:
+        CertificateError: there is none or more than one, of an unknown log, or wrong.
+    """
+    try:
+        stamps = signer.certificate.extensions.get_extension_for_class(
+            x509.PrecertificateSignedCertificateTimestamps
+        ).value
+        if len(stamps) != 1:
+            raise CertificateError(f"the certificate has {len(stamps)} certificate timestamps; one is needed")
+        stamp = stamps[0]
+        tbs = signer.certificate.tbs_precertificate_bytes
+    except x509.ExtensionNotFound:
+        raise CertificateError("the certificate has no certificate timestamp") from None
+    except UNREADABLE:
+        raise CertificateError("the certificate timestamp is malformed") from None
+    log = logs.get(stamp.log_id)
+    if log is None:
+        raise CertificateError("the certificate timestamp is of a log that is not trusted")
+    moment: datetime = stamp.timestamp.replace(tzinfo=UTC)
+    if not _verifies(log.algorithm, log.key, _digest(stamp, tbs, issuer, moment), stamp.signature):
+        raise CertificateError("the certificate timestamp's signature is wrong")
+    if not log.validity.covers(moment):
+        raise CertificateError(f"the log of certificates is trusted from {log.validity} only")
+    return moment
+
+
+def _digest(
+    stamp: x509.certificate_transparency.SignedCertificateTimestamp,
+    tbs: bytes,
+    issuer: x509.Certificate,
+    moment: datetime,
+) -> bytes:
+    issuer_key = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    extensions = stamp.extension_bytes
+    signed = (
+        b"\0\0",
+        ((moment - _EPOCH) // timedelta(milliseconds=1)).to_bytes(8, "big"),
+        b"\0\1",
+        sha256(issuer_key).digest(),
+        len(tbs).to_bytes(3, "big"),
+        tbs,
+        len(extensions).to_bytes(2, "big"),
+        extensions,
+    )
+    return sha256(b"".join(signed)).digest()

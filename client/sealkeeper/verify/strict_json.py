@@ -1,0 +1,184 @@
+"""JSON from outside, read strictly: sizes and depth bounded, no duplicate names, errors that name the place.
+
+>>> Value.parse(b'{"a": [1]}').member("a").items(10)[0].integer()
+1
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from sealkeeper.verify.errors import VerifyError
+
+Json: TypeAlias = Any
+MAX_DEPTH = 32
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)")
+_INT64 = 2**63
+
+
+class JsonError(VerifyError):
+    """The document is not what it should be; the text starts with the place, for example ``$.keys[0].name``."""
+
+    reason = "JSON_INVALID"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A JSON value and its place in the document.
+
+    Attributes:
+        json: as ``json.loads`` has it.
+        path: from the root, ``$``.
+    """
+
+    json: Json
+    path: str = "$"
+
+    @classmethod
+    def parse(cls, data: bytes, max_length: int = 8 * 1024 * 1024) -> Value:
+        """Parse a document.
+
+        Raises:
+            JsonError: it is too long or too deep, no UTF-8, no JSON, or has a name twice in one object.
+        """
+        if len(data) > max_length:
+            raise JsonError(f"$: the document has {len(data)} bytes; at most {max_length} are allowed")
+        _require_depth(data)
+        try:
+            return cls(json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse))
+        except UnicodeDecodeError:
+            raise JsonError("$: the document is not UTF-8") from None
+        except json.JSONDecodeError as error:
+            raise JsonError(f"$: not JSON at byte {error.pos}") from None
+        except ValueError as error:
+            raise JsonError(f"$: {error}") from None
+
+    def members(self, required: Set[str], optional: Set[str] = frozenset()) -> dict[str, Value]:
+        """The members of an object, which has all required ones and no unknown ones.
+
+        Raises:
+            JsonError: naming the member.
+        """
+        if not isinstance(self.json, dict):
+            raise JsonError(f"{self.path}: must be an object")
+        for name in self.json:
+            if name not in required and name not in optional:
+                raise JsonError(f"{self.path}: unknown member {name[:64]!r}")
+        for name in sorted(required):
+            if name not in self.json:
+                raise JsonError(f"{self.path}: {name} is missing")
+        return {name: Value(one, f"{self.path}.{name}") for name, one in self.json.items()}
+
+    def member(self, name: str) -> Value:
+        """One member of an object; others are not looked at.
+
+        Raises:
+            JsonError: it is missing.
+        """
+        if not isinstance(self.json, dict) or name not in self.json:
+            raise JsonError(f"{self.path}: {name} is missing")
+        return Value(self.json[name], f"{self.path}.{name}")
+
+    def items(self, most: int, least: int = 0) -> list[Value]:
+        """The items of an array of ``least`` to ``most``.
+
+        Raises:
+            JsonError: no array, or of another length.
+        """
+        if not isinstance(self.json, list):
+            raise JsonError(f"{self.path}: must be an array")
+        if not least <= len(self.json) <= most:
+            raise JsonError(f"{self.path}: has {len(self.json)} items; {least} to {most} are allowed")
+        return [Value(one, f"{self.path}[{place}]") for place, one in enumerate(self.json)]
+
+    def text(self, most: int = 4096) -> str:
+        """A string of at most ``most`` characters.
+
+        Raises:
+            JsonError: no string, or too long.
+        """
+        if not isinstance(self.json, str) or len(self.json) > most:
+            raise JsonError(f"{self.path}: must be a string of at most {most} characters")
+        return self.json
+
+    def integer(self) -> int:
+        """A whole number from 0 to 2^63 - 1; as protojson has it, also as a string.
+
+        Raises:
+            JsonError: no such number.
+        """
+        value = self.json
+        if isinstance(value, str) and _INTEGER.fullmatch(value):
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _INT64:
+            raise JsonError(f"{self.path}: must be a whole number from 0 to 2^63 - 1")
+        return value
+
+    def base64(self, most: int = 65_536) -> bytes:
+        """Bytes in base64, standard alphabet with padding.
+
+        Raises:
+            JsonError: not that, or more than ``most`` bytes.
+        """
+        text = self.text(most * 4 // 3 + 4)
+        try:
+            data = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            data = None
+        # One value, one spelling: non-zero trailing bits are refused too.
+        if data is None or len(data) > most or base64.b64encode(data).decode() != text:
+            raise JsonError(f"{self.path}: must be base64 of at most {most} bytes")
+        return data
+
+    def time(self) -> datetime:
+        """An RFC 3339 date and time.
+
+        Raises:
+            JsonError: it is none.
+        """
+        text = self.text(64)
+        if _TIME.fullmatch(text):
+            try:
+                # Digits beyond microseconds say nothing that is compared here.
+                return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
+            except ValueError:
+                pass
+        raise JsonError(f"{self.path}: must be a date and time of RFC 3339")
+
+
+def _require_depth(data: bytes) -> None:
+    # Before the parser, which recurses: brackets outside of strings.
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for character in _brackets(data):
+        depth += 1 if character in b"[{" else -1
+        if depth > MAX_DEPTH:
+            raise JsonError(f"$: nested more than {MAX_DEPTH} deep")
+
+
+def _brackets(data: bytes) -> Iterator[bytes]:
+    for match in re.finditer(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', data):
+        if match[0][:1] != b'"':
+            yield match[0]
+
+
+def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the member {twice[:64]!r} is there twice")
+    return found
+
+
+def _refuse(constant: str) -> Json:
+    raise ValueError(f"{constant} is not a number of JSON")

@@ -1,0 +1,344 @@
+"""What a verifier trusts: Sigstore's ``trusted_root.json`` and, beside it, a tenant's public keys (``keys.json``).
+
+>>> trust = TrustRoot.from_directory(Path("trust"))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from cryptography import x509
+
+from sealkeeper.verify.algorithms import ALGORITHMS, Algorithm, PublicKey, load_public_key
+from sealkeeper.verify.certificate import UNREADABLE, require_authority
+from sealkeeper.verify.errors import NoteError, TrustRootError, VerifyError
+from sealkeeper.verify.note import NoteVerifier
+from sealkeeper.verify.strict_json import JsonError, Value
+
+MEDIA_TYPES = (
+    "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
+    "application/vnd.dev.sigstore.trustedroot.v0.2+json",
+)
+KEYS_MEDIA_TYPE = "application/vnd.sealkeeper.keys+json;version=1"
+MAX_DOCUMENT = 16 * 1024 * 1024
+MAX_LOGS = 256
+MAX_KEYS = 100_000
+_VERSION = re.compile(r"(tenants/([a-z0-9-]{1,63})/keys/[a-z0-9-]{1,63})/versions/[1-9][0-9]{0,8}")
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """A time span; both ends belong to it, ``None`` leaves one open."""
+
+    start: datetime | None
+    end: datetime | None
+
+    def covers(self, moment: datetime) -> bool:
+        """Tell whether the moment is inside."""
+        return (self.start is None or self.start <= moment) and (self.end is None or moment <= self.end)
+
+    def __str__(self) -> str:
+        return f"{self.start.isoformat() if self.start else '…'} to {self.end.isoformat() if self.end else '…'}"
+
+
+@dataclass(frozen=True, slots=True)
+class TransparencyLog:
+    """A log; ``origin`` is the host name of its base URL, ``verifier`` checks its checkpoints."""
+
+    base_url: str
+    origin: str
+    log_id: bytes
+    verifier: NoteVerifier
+    validity: Validity
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateTransparencyLog:
+    """A log that promises to log certificates; ``log_id`` is SHA-256 of its key."""
+
+    base_url: str
+    origin: str
+    log_id: bytes
+    spki: bytes
+    algorithm: Algorithm
+    key: PublicKey
+    validity: Validity
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A certificate or timestamp authority; ``chain`` from the lowest certificate to the root."""
+
+    uri: str
+    chain: tuple[x509.Certificate, ...]
+    validity: Validity
+
+
+class KeyState(StrEnum):
+    """State of a key version, as in the contract's ``KeyVersionState``."""
+
+    PUBLISHED = "PUBLISHED"
+    ACTIVE = "ACTIVE"
+    VERIFY_ONLY = "VERIFY_ONLY"
+    DISABLED = "DISABLED"
+    COMPROMISED = "COMPROMISED"
+    DESTROY_SCHEDULED = "DESTROY_SCHEDULED"
+    DESTROYED = "DESTROYED"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantKey:
+    """A key version.
+
+    Attributes:
+        name: ``tenants/{tenant}/keys/{key}/versions/{version}``.
+        key_name: the same without the version.
+        hint: base64 of SHA-256 of ``spki``.
+        spki: SubjectPublicKeyInfo, DER.
+        algorithm: of its signatures.
+        key: parsed.
+        state: now.
+        validity: while it signed.
+        compromise_time: from when on its signatures are refused.
+    """
+
+    name: str
+    key_name: str
+    hint: str
+    spki: bytes
+    algorithm: Algorithm
+    key: PublicKey
+    state: KeyState
+    validity: Validity
+    compromise_time: datetime | None
+
+    def refusal_at(self, moment: datetime) -> str | None:
+        """Why a signature of that moment is not to be trusted; ``None`` where it is."""
+        if self.state in (KeyState.PUBLISHED, KeyState.DISABLED):
+            return f"{self.name} is {self.state}"
+        if self.state is KeyState.COMPROMISED and (self.compromise_time is None or moment >= self.compromise_time):
+            return f"{self.name} is COMPROMISED as of {self.compromise_time and self.compromise_time.isoformat()}"
+        if not self.validity.covers(moment):
+            return f"{self.name} was valid from {self.validity}, the signature is of {moment.isoformat()}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRoot:
+    """Everything that is trusted.
+
+    Attributes:
+        logs: by log id.
+        ct_logs: by log id.
+        certificate_authorities: may certify signers.
+        timestamp_authorities: may say when.
+        gateway: domain of the gateway whose keys these are; empty without ``keys.json``.
+        issued_at: when ``keys.json`` was made.
+        tenant_keys: by hint.
+    """
+
+    logs: Mapping[bytes, TransparencyLog]
+    ct_logs: Mapping[bytes, CertificateTransparencyLog]
+    certificate_authorities: tuple[Authority, ...]
+    timestamp_authorities: tuple[Authority, ...]
+    gateway: str
+    issued_at: datetime | None
+    tenant_keys: Mapping[str, TenantKey]
+
+    @classmethod
+    def from_json(cls, trusted_root: bytes, keys: bytes | None = None) -> TrustRoot:
+        """Parse the documents.
+
+        Raises:
+            TrustRootError: naming the document and the place in it.
+        """
+        logs, ct_logs, authorities, stampers = _read("trusted_root.json", trusted_root, _parse_trusted_root)
+        if keys is None:
+            return cls(logs, ct_logs, authorities, stampers, "", None, MappingProxyType({}))
+        gateway, issued_at, tenant_keys = _read("keys.json", keys, _parse_keys)
+        return cls(logs, ct_logs, authorities, stampers, gateway, issued_at, tenant_keys)
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> TrustRoot:
+        """Read ``trusted_root.json`` and, where it is there, ``keys.json``.
+
+        Raises:
+            TrustRootError: a file cannot be read, or is not what it should be.
+        """
+        keys = directory / "keys.json"
+        return cls.from_json(_file(directory / "trusted_root.json"), _file(keys) if keys.exists() else None)
+
+
+def _file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_DOCUMENT + 1)
+    except OSError as error:
+        raise TrustRootError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _read(name: str, data: bytes, parse: Callable[[Value], _T]) -> _T:
+    try:
+        return parse(Value.parse(data, MAX_DOCUMENT))
+    except VerifyError as error:
+        raise TrustRootError(f"{name}: {error}") from None
+
+
+def _parse_trusted_root(
+    document: Value,
+) -> tuple[
+    Mapping[bytes, TransparencyLog],
+    Mapping[bytes, CertificateTransparencyLog],
+    tuple[Authority, ...],
+    tuple[Authority, ...],
+]:
+    kinds = {"tlogs", "certificateAuthorities", "ctlogs", "timestampAuthorities"}
+    members = document.members({"mediaType"}, kinds)
+    if members["mediaType"].text() not in MEDIA_TYPES:
+        raise JsonError(f"$.mediaType: must be {' or '.join(MEDIA_TYPES)}")
+    lists = {kind: members[kind].items(MAX_LOGS) if kind in members else [] for kind in kinds}
+    return (
+        _by_id(lists["tlogs"], _log, lambda log: log.log_id),
+        _by_id(lists["ctlogs"], _ct_log, lambda log: log.log_id),
+        tuple(_authority(one, 1) for one in lists["certificateAuthorities"]),
+        tuple(_authority(one, 2) for one in lists["timestampAuthorities"]),
+    )
+
+
+_K = TypeVar("_K", bytes, str)
+
+
+def _by_id(values: list[Value], parse: Callable[[Value], _T], key: Callable[[_T], _K]) -> Mapping[_K, _T]:
+    found: dict[_K, _T] = {}
+    for value in values:
+        one = parse(value)
+        if key(one) in found:
+            raise JsonError(f"{value.path}: the same key is there twice")
+        found[key(one)] = one
+    return MappingProxyType(found)
+
+
+def _log(value: Value) -> TransparencyLog:
+    members, spki, _ = _log_members(value)
+    base_url = members["baseUrl"].text()
+    origin = urlsplit(base_url).hostname or ""
+    validity = _validity(members["publicKey"].member("validFor"))
+    if validity.start is None:
+        raise JsonError(f"{members['publicKey'].path}.validFor: start is missing")
+    try:
+        verifier = NoteVerifier(origin, spki)
+    except NoteError as error:
+        raise JsonError(f"{members['publicKey'].path}: {error}") from None
+    log_id = members["logId"].members({"keyId"})["keyId"]
+    if not origin or log_id.base64(64) != verifier.log_id:
+        raise JsonError(f"{log_id.path}: is not that of the key and the host name of baseUrl")
+    return TransparencyLog(base_url, origin, verifier.log_id, verifier, validity)
+
+
+def _ct_log(value: Value) -> CertificateTransparencyLog:
+    members, spki, algorithm = _log_members(value)
+    log_id = members["logId"].members({"keyId"})["keyId"]
+    if log_id.base64(64) != sha256(spki).digest():
+        raise JsonError(f"{log_id.path}: is not SHA-256 of the key")
+    base_url = members["baseUrl"].text()
+    return CertificateTransparencyLog(
+        base_url,
+        urlsplit(base_url).hostname or "",
+        sha256(spki).digest(),
+        spki,
+        algorithm,
+        load_public_key(algorithm, spki),
+        _validity(members["publicKey"].member("validFor")),
+    )
+
+
+def _log_members(value: Value) -> tuple[dict[str, Value], bytes, Algorithm]:
+    members = value.members({"baseUrl", "hashAlgorithm", "publicKey", "logId"}, {"operator", "checkpointKeyId"})
+    if members["hashAlgorithm"].text() != "SHA2_256":
+        raise JsonError(f"{value.path}.hashAlgorithm: must be SHA2_256")
+    spki, algorithm = _public_key(members["publicKey"])
+    return members, spki, algorithm
+
+
+def _public_key(value: Value) -> tuple[bytes, Algorithm]:
+    members = value.members({"rawBytes", "keyDetails", "validFor"})
+    algorithm = ALGORITHMS.get(members["keyDetails"].text(64))
+    if algorithm is None:
+        raise JsonError(f"{members['keyDetails'].path}: not a known algorithm")
+    return members["rawBytes"].base64(), algorithm
+
+
+def _validity(value: Value) -> Validity:
+    members = value.members(set(), {"start", "end"})
+    start, end = (members[name].time() if name in members else None for name in ("start", "end"))
+    if start is not None and end is not None and end < start:
+        raise JsonError(f"{value.path}: ends before it starts")
+    return Validity(start, end)
+
+
+def _authority(value: Value, least: int) -> Authority:
+    members = value.members({"subject", "uri", "certChain", "validFor"}, {"operator"})
+    certificates = members["certChain"].members({"certificates"})["certificates"].items(10, least)
+    chain = tuple(_certificate(one.members({"rawBytes"})["rawBytes"]) for one in certificates)
+    for below, above in itertools.pairwise(chain):
+        try:
+            below.verify_directly_issued_by(above)
+            require_authority(above)
+        except (*UNREADABLE, VerifyError) as error:
+            raise JsonError(f"{members['certChain'].path}: {error or 'one does not certify the other'}") from None
+    return Authority(members["uri"].text(), chain, _validity(members["validFor"]))
+
+
+def _certificate(value: Value) -> x509.Certificate:
+    try:
+        return x509.load_der_x509_certificate(value.base64())
+    except UNREADABLE:
+        raise JsonError(f"{value.path}: not a certificate") from None
+
+
+def _parse_keys(document: Value) -> tuple[str, datetime, Mapping[str, TenantKey]]:
+    members = document.members({"mediaType", "gateway", "tenant", "issuedAt", "keys"})
+    if members["mediaType"].text() != KEYS_MEDIA_TYPE:
+        raise JsonError(f"$.mediaType: must be {KEYS_MEDIA_TYPE}")
+    tenant = members["tenant"].text(63)
+    keys = _by_id(members["keys"].items(MAX_KEYS), lambda value: _tenant_key(value, tenant), lambda key: key.hint)
+    return members["gateway"].text(253), members["issuedAt"].time(), keys
+
+
+def _tenant_key(value: Value, tenant: str) -> TenantKey:
+    members = value.members({"name", "hint", "publicKey", "state"}, {"compromiseTime"})
+    name = members["name"].text(200)
+    match = _VERSION.fullmatch(name)
+    if match is None or match[2] != tenant:
+        raise JsonError(f"{members['name'].path}: must be tenants/{tenant}/keys/{{key}}/versions/{{version}}")
+    spki, algorithm = _public_key(members["publicKey"])
+    if members["hint"].base64(32) != sha256(spki).digest():
+        raise JsonError(f"{members['hint'].path}: is not SHA-256 of the key")
+    state = members["state"].text(32)
+    if state not in KeyState.__members__:
+        raise JsonError(f"{members['state'].path}: must be one of {', '.join(KeyState)}")
+    if (state == KeyState.COMPROMISED) and "compromiseTime" not in members:
+        raise JsonError(f"{value.path}: a COMPROMISED version needs compromiseTime")
+    return TenantKey(
+        name,
+        match[1],
+        members["hint"].text(),
+        spki,
+        algorithm,
+        load_public_key(algorithm, spki),
+        KeyState(state),
+        _validity(members["publicKey"].member("validFor")),
+        members["compromiseTime"].time() if "compromiseTime" in members else None,
+    )
