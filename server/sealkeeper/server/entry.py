@@ -5,7 +5,10 @@ Assembled from strings: keys are in order, all values are base64 or fixed names,
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+
+import msgspec
 
 
 class EntryTemplate:
@@ -37,3 +40,36 @@ class EntryTemplate:
             b'"digest":"%b"},"signature":{"content":"%b%b'
             % (digest_algorithm.encode(), b64encode(digest), b64encode(signature), self._suffix)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedSignature:
+    """What an entry of this gateway says.
+
+    Attributes:
+        digest_algorithm: name in ``HashAlgorithm``.
+        digest: of the artifact, or of the DSSE pre-authentication encoding.
+        signature: as it stands in the bundle.
+        verifier: SubjectPublicKeyInfo or certificate, DER.
+        is_certificate: which of both.
+    """
+
+    digest_algorithm: str
+    digest: bytes
+    signature: bytes
+    verifier: bytes
+    is_certificate: bool
+
+
+def parse_entry(body: bytes) -> LoggedSignature:
+    """Read an entry that was made with ``EntryTemplate``."""
+    spec = msgspec.json.decode(body)["spec"]["hashedRekordV002"]
+    verifier = spec["signature"]["verifier"]
+    is_certificate = "x509Certificate" in verifier
+    return LoggedSignature(
+        spec["data"]["algorithm"],
+        b64decode(spec["data"]["digest"]),
+        b64decode(spec["signature"]["content"]),
+        b64decode(verifier["x509Certificate" if is_certificate else "publicKey"]["rawBytes"]),
+        is_certificate,
+    )

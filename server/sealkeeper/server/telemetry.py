@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry import metrics, trace
+from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
@@ -151,10 +152,10 @@ class Telemetry:
         )
 
     @contextmanager
-    def span(self, name: str, **attributes: str) -> Iterator[trace.Span]:
+    def span(self, name: str, parent: Context | None = None, **attributes: str) -> Iterator[trace.Span]:
         """A span around a block; a refusal's text is not recorded, its reason is set by the caller."""
         with self.tracer.start_as_current_span(
-            name, attributes=attributes, record_exception=False, set_status_on_exception=False
+            name, parent, attributes=attributes, record_exception=False, set_status_on_exception=False
         ) as span:
             yield span
 

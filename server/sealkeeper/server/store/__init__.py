@@ -1,0 +1,1 @@
+"""The metadata database: keys, and which requests were answered how."""

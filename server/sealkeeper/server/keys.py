@@ -1,0 +1,354 @@
+"""All keys and the life of their versions: create, rotate, change state, destroy.
+
+All keys are held in memory; a change is audited, then made durable, then seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+from sealkeeper.hsm import ALGORITHMS, AlgorithmNotSupportedError, KeyDestroyer, KeyProvider
+from sealkeeper.server.clock import SteadyClock
+from sealkeeper.server.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    FailedPreconditionError,
+    InvalidRequestError,
+    NotFoundError,
+)
+from sealkeeper.server.idempotency import RequestRow
+from sealkeeper.server.key import TRANSITIONS, Key, KeyVersion, State
+from sealkeeper.server.resources import KeyName, KeyVersionName
+from sealkeeper.server.settings import KeySettings
+from sealkeeper.server.store.key_table import KeyTable
+
+MAX_VERSIONS = 1000
+MAX_PUBLISH_PERIOD = timedelta(days=90)
+MAX_DESTROY_DELAY = timedelta(days=120)
+
+
+Audit: TypeAlias = Callable[[dict[str, object]], Awaitable[None]]
+"""Makes the audit record durable, with these details, before the change takes effect."""
+
+
+class Keys:
+    """All keys of the gateway; made by ``open_keys``.
+
+    Args:
+        table: where they are durable.
+        providers: by name.
+        settings: of keys.
+        clock: the time.
+        keys: as the table has them.
+    """
+
+    def __init__(
+        self,
+        table: KeyTable,
+        providers: Mapping[str, KeyProvider],
+        settings: KeySettings,
+        clock: SteadyClock,
+        keys: Iterable[Key],
+    ) -> None:
+        self._table = table
+        self._providers = providers
+        self._settings = settings
+        self._clock = clock
+        self._keys: dict[KeyName, Key] = {one.name: one for one in keys}
+        # Names by tenant, sorted, for pages.
+        self._names: dict[str, list[str]] = defaultdict(list)
+        for name in self._keys:
+            self._names[name.tenant].append(name.key)
+        for names in self._names.values():
+            names.sort()
+        self._locks: dict[KeyName, asyncio.Lock] = {}
+
+    def get(self, name: KeyName) -> Key:
+        """Look a key up.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        key = self._keys.get(name)
+        if key is None:
+            raise NotFoundError(f"there is no key {name}", reason="KEY_NOT_FOUND", next_step="list the tenant's keys")
+        return key
+
+    def get_version(self, name: KeyVersionName) -> KeyVersion:
+        """Look a version up.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        version = self.get(name.parent).version(name.number)
+        if version is None:
+            raise NotFoundError(f"there is no version {name}", reason="KEY_VERSION_NOT_FOUND")
+        return version
+
+    def page(self, tenant: str, after: str, limit: int) -> list[Key]:
+        """Up to ``limit`` keys of a tenant by name, those after the key id ``after``."""
+        names = self._names.get(tenant, [])
+        start = bisect_right(names, after)
+        return [self._keys[KeyName(tenant, name)] for name in names[start : start + limit]]
+
+    def of_tenant(self, tenant: str) -> list[Key]:
+        """All keys of a tenant by name."""
+        return self.page(tenant, "", len(self._keys))
+
+    def signing_version(self, name: KeyName | KeyVersionName, now: datetime) -> KeyVersion:
+        """The version that signs.
+
+        Raises:
+            NotFoundError: no such key or version.
+            FailedPreconditionError: the key has no ACTIVE version, or the one named is not.
+        """
+        if isinstance(name, KeyVersionName):
+            version = self.get_version(name)
+            if version.state_at(now) is State.ACTIVE:
+                return version
+            raise FailedPreconditionError(
+                f"{name} is {version.state_at(now)} and does not sign",
+                reason="KEY_VERSION_NOT_ACTIVE",
+                next_step=f"name the key {name.parent}, so that its ACTIVE version signs",
+            )
+        active = self.get(name).active_at(now)
+        if active is None:
+            raise FailedPreconditionError(
+                f"{name} has no ACTIVE version",
+                reason="KEY_VERSION_NOT_ACTIVE",
+                next_step="a custodian can rotate the key or enable one of its versions",
+            )
+        return active
+
+    async def create(
+        self,
+        name: KeyName,
+        algorithm: str,
+        provider: str,
+        labels: Mapping[str, str],
+        audit: Audit,
+        request: RequestRow[Key] | None = None,
+    ) -> Key:
+        """Make a key with one ACTIVE version.
+
+        Raises:
+            AlreadyExistsError: there is such a key.
+            NotFoundError: no such provider.
+            AlgorithmNotSupportedError: the provider cannot do it.
+            ProviderError: the provider did not make it.
+        """
+        async with self._changing(name):
+            if name in self._keys:
+                raise AlreadyExistsError(f"there is a key {name} already", reason="KEY_EXISTS")
+            provider = provider or self._settings.default_provider
+            now = self._clock.now()
+            version = await self._generate(name.version(1), algorithm, provider, now)
+            version = replace(version, state=State.ACTIVE, activate_time=_second(now))
+            key = Key(name, algorithm, provider, dict(labels), now, 1, (version,))
+            await audit({"keyVersion": str(version.name), "algorithm": algorithm, "provider": provider})
+            await self._write(key, request)
+            return key
+
+    async def rotate(
+        self, name: KeyName, publish_period: timedelta | None, audit: Audit, request: RequestRow[Key] | None = None
+    ) -> Key:
+        """Make a new version, ACTIVE after ``publish_period``; the one before retires at that second.
+
+        Raises:
+            NotFoundError: no such key.
+            FailedPreconditionError: a rotation is under way already, or there are too many versions.
+            ProviderError: the provider did not make it.
+        """
+        async with self._changing(name):
+            key, now = self.get(name), self._clock.now()
+            if any(one.state_at(now) is State.PUBLISHED for one in key.versions):
+                raise FailedPreconditionError(
+                    f"{name} has a version that is PUBLISHED already",
+                    reason="ROTATION_PENDING",
+                    next_step="wait until it is ACTIVE, or set its state",
+                )
+            if len(key.versions) >= MAX_VERSIONS:
+                raise FailedPreconditionError(
+                    f"{name} has {MAX_VERSIONS} versions", reason="VERSION_LIMIT", next_step="make a new key"
+                )
+            version = await self._generate(name.version(len(key.versions) + 1), key.algorithm, key.provider, now)
+            period = self._settings.publish_period if publish_period is None else publish_period
+            start = _second(now + period)
+            state = State.PUBLISHED if period else State.ACTIVE
+            version = replace(version, state=state, activate_time=start)
+            active = key.active_at(now)
+            changes = [version] if active is None else [_retired(active, start, now), version]
+            key = key.changed(*changes)
+            await audit({"keyVersion": str(version.name), "activateTime": start})
+            await self._write(key, request)
+            return key
+
+    async def set_state(
+        self, name: KeyVersionName, change: StateChange, audit: Audit, request: RequestRow[Key] | None = None
+    ) -> Key:
+        """Move a version into another state.
+
+        Raises:
+            NotFoundError: no such version.
+            ConflictError: the etag is another.
+            FailedPreconditionError: there is no way from its state to that.
+            InvalidRequestError: a time or delay is out of bounds.
+        """
+        async with self._changing(name.parent):
+            key, version, now = self.get(name.parent), self.get_version(name), self._clock.now()
+            if change.etag and change.etag != key.etag:
+                raise ConflictError("the key has changed since its etag was read", next_step="read it again")
+            current = version.state_at(now)
+            if change.state not in TRANSITIONS[current]:
+                allowed = ", ".join(sorted(TRANSITIONS[current])) or "nothing"
+                raise FailedPreconditionError(
+                    f"{name} is {current}; from there it can become {allowed}",
+                    reason="STATE_TRANSITION_REFUSED",
+                )
+            key = key.changed(*self._moved(key, version, change, now))
+            await audit({"keyVersion": str(name), "from": current, "to": change.state})
+            await self._write(key, request)
+            return key
+
+    def _moved(self, key: Key, version: KeyVersion, change: StateChange, now: datetime) -> list[KeyVersion]:
+        """The version in its new state, and what that does to others."""
+        moved, second = replace(version, state=change.state, destroy_time=None), _second(now)
+        if change.state is State.ACTIVE:
+            return self._activated(key, moved, now)
+        # Retired for good from the first moment that it did not sign.
+        if version.activate_time is not None and version.activate_time <= now:
+            moved = replace(moved, retire_time=min(version.retire_time or second, second))
+        if change.state is State.COMPROMISED:
+            moved = replace(moved, compromise_time=_compromise_time(version, change, now))
+        if change.state is State.DESTROY_SCHEDULED:
+            moved = replace(moved, destroy_time=now + self._destroy_delay(change))
+        changes = [moved]
+        if version.state_at(now) is State.PUBLISHED:
+            # The version that was to retire in its favour goes on.
+            active = key.active_at(now)
+            if active is not None:
+                changes.append(replace(active, state=State.ACTIVE, retire_time=None))
+        return changes
+
+    def _activated(self, key: Key, version: KeyVersion, now: datetime) -> list[KeyVersion]:
+        second = _second(now)
+        pending = next(
+            (one for one in key.versions if one.state_at(now) is State.PUBLISHED and one.name != version.name), None
+        )
+        start = version.activate_time if version.activate_time and version.activate_time <= now else second
+        changes = [
+            replace(
+                version,
+                activate_time=start,
+                retire_time=pending.activate_time if pending is not None else None,
+            )
+        ]
+        active = key.active_at(now)
+        if active is not None and active.name != version.name:
+            changes.append(_retired(active, second, now))
+        return changes
+
+    def _destroy_delay(self, change: StateChange) -> timedelta:
+        minimum = self._settings.minimum_destroy_delay
+        delay = minimum if change.destroy_delay is None else change.destroy_delay
+        if not minimum <= delay <= MAX_DESTROY_DELAY:
+            raise InvalidRequestError.of("destroy_delay", f"must be from {minimum} to {MAX_DESTROY_DELAY}")
+        return delay
+
+    async def destroy_due(self, audit: Callable[[KeyVersion], Awaitable[None]]) -> list[KeyVersionName]:
+        """Destroy what is scheduled for now or earlier.
+
+        Raises:
+            ProviderError: a provider could not; it is tried again the next time.
+        """
+        now, done = self._clock.now(), []
+        for name in list(self._keys):
+            for version in self._keys[name].versions:
+                if version.state is State.DESTROY_SCHEDULED and version.destroy_time and version.destroy_time <= now:
+                    await self._destroy(version, audit)
+                    done.append(version.name)
+        return done
+
+    async def _destroy(self, version: KeyVersion, audit: Callable[[KeyVersion], Awaitable[None]]) -> None:
+        async with self._changing(version.name.parent):
+            current = self.get_version(version.name)
+            if current != version:
+                return
+            await audit(version)
+            provider = self._providers[version.provider]
+            if isinstance(provider, KeyDestroyer):
+                await provider.destroy(version.handle)
+            await self._write(self.get(version.name.parent).changed(replace(version, state=State.DESTROYED)), None)
+
+    async def _generate(self, name: KeyVersionName, algorithm: str, provider_name: str, now: datetime) -> KeyVersion:
+        provider = self._providers.get(provider_name)
+        if provider is None:
+            known = ", ".join(sorted(self._providers))
+            raise NotFoundError(f"there is no provider {provider_name!r}; known are {known}", reason="PROVIDER_UNKNOWN")
+        if algorithm not in provider.info.algorithms:
+            raise AlgorithmNotSupportedError(
+                f"provider {provider_name} cannot do {algorithm}",
+                next_step=f"it can do {', '.join(sorted(provider.info.algorithms))}",
+            )
+        made = await provider.generate(f"{name.tenant}.{name.key}.{name.number}"[:128], ALGORITHMS[algorithm])
+        return KeyVersion(
+            name,
+            State.PUBLISHED,
+            algorithm,
+            provider_name,
+            provider.info.protection_level,
+            made.handle,
+            made.public_key,
+            now,
+        )
+
+    async def _write(self, key: Key, request: RequestRow[Key] | None) -> None:
+        await self._table.write(key, request.filled(key) if request is not None else None)
+        if key.name not in self._keys:
+            names = self._names[key.name.tenant]
+            names.insert(bisect_right(names, key.name.key), key.name.key)
+        self._keys[key.name] = key
+
+    def _changing(self, name: KeyName) -> asyncio.Lock:
+        # Locks of names that were only asked for are few: callers are authorized first.
+        return self._locks.setdefault(name, asyncio.Lock())
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """What is asked of a version.
+
+    Attributes:
+        state: to move to.
+        compromise_time: with COMPROMISED; ``None`` means since its creation.
+        destroy_delay: with DESTROY_SCHEDULED; ``None`` means the gateway's minimum.
+        etag: that the key must still have, or empty.
+    """
+
+    state: State
+    compromise_time: datetime | None = None
+    destroy_delay: timedelta | None = None
+    etag: str = ""
+
+
+def _compromise_time(version: KeyVersion, change: StateChange, now: datetime) -> datetime:
+    moment = change.compromise_time or version.create_time
+    if moment > now:
+        raise InvalidRequestError.of("compromise_time", "must not be after now")
+    return _second(moment)
+
+
+def _retired(version: KeyVersion, at: datetime, now: datetime) -> KeyVersion:
+    state = State.VERIFY_ONLY if at <= now else State.ACTIVE
+    return replace(version, state=state, retire_time=at)
+
+
+def _second(moment: datetime) -> datetime:
+    # Timestamps are in whole seconds, rounded down: so are the bounds that they are compared with.
+    return moment.replace(microsecond=0)

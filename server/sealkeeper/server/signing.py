@@ -1,0 +1,400 @@
+"""Signing: the ACTIVE version signs, the timestamp authority stamps, the logs record, and then the bundle leaves.
+
+Third of the five files to read for one signature; ``signing_service.py`` calls it, ``hsm/provider.py`` signs,
+``log/sequencer.py`` records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from sealkeeper.hsm import ALGORITHMS, Algorithm, KeyProvider
+from sealkeeper.server.bundle import BundleTemplate
+from sealkeeper.server.calls import Call
+from sealkeeper.server.certificates import KeyCertificates
+from sealkeeper.server.clock import SteadyClock
+from sealkeeper.server.entry import EntryTemplate, LoggedSignature, parse_entry
+from sealkeeper.server.errors import FailedPreconditionError, InvalidRequestError, UnavailableError
+from sealkeeper.server.key import KeyVersion
+from sealkeeper.server.keys import Keys
+from sealkeeper.server.log import TRANSPARENCY, Inclusion, LogReader, Sequencer, Submission
+from sealkeeper.server.resources import KeyName, KeyVersionName
+from sealkeeper.server.telemetry import Telemetry
+from sealkeeper.server.timestamping import TimestampAuthority
+from sealkeeper.verify.dsse import pae
+
+MAX_ITEMS = 1000
+MAX_MESSAGE = 4 * 1024 * 1024
+_ATTEMPTS = 3
+_INLINE = 64 * 1024
+_HASH_NAMES = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
+
+
+class ContentKind(StrEnum):
+    """In what form a content came."""
+
+    DIGEST = "digest"
+    MESSAGE = "message"
+    DSSE = "dsse"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One thing to sign; lengths and checksums have been checked.
+
+    Attributes:
+        kind: what ``data`` is.
+        data: the digest, the message, or the DSSE payload.
+        digest_algorithm: of a digest, name in ``HashAlgorithm``.
+        payload_type: of a DSSE payload.
+        artifact_name: what a person calls it, for the audit log.
+        field: where it stands in the request, for errors.
+    """
+
+    kind: ContentKind
+    data: bytes
+    digest_algorithm: str = ""
+    payload_type: str = ""
+    artifact_name: str = ""
+    field: str = "content"
+
+
+class Material(StrEnum):
+    """What proves the signer in the bundle."""
+
+    PUBLIC_KEY = "PUBLIC_KEY"
+    CERTIFICATE = "CERTIFICATE"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature that is logged: its bundle, itself, and its index in the transparency log."""
+
+    bundle: bytes
+    signature: bytes
+    log_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """The answer: the signatures in the order of the contents.
+
+    Attributes:
+        key_version: that signed.
+        material: in the bundles.
+        signatures: one a content.
+        timestamps: RFC 3161 responses, one a content.
+    """
+
+    key_version: str
+    material: Material
+    signatures: tuple[Signature, ...]
+    timestamps: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A content as it is signed and as its entry has it."""
+
+    content: Content
+    payload: bytes
+    digest_algorithm: str
+    digest: bytes
+
+
+class Signing:
+    """Signs.
+
+    Args:
+        keys: whose versions sign.
+        providers: by name.
+        stamper: says when.
+        certificates: of the keys, for bundles with a certificate.
+        logs: where everything is recorded.
+        log_id: of the transparency log.
+        clock: the time.
+        telemetry: told of signatures.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        providers: Mapping[str, KeyProvider],
+        stamper: TimestampAuthority,
+        certificates: KeyCertificates,
+        logs: Sequencer,
+        log_id: bytes,
+        clock: SteadyClock,
+        telemetry: Telemetry,
+    ) -> None:
+        self._keys = keys
+        self._providers = providers
+        self._stamper = stamper
+        self._certificates = certificates
+        self._logs = logs
+        self._log_id = log_id
+        self._clock = clock
+        self._telemetry = telemetry
+        # By verifier: a public key or a certificate, DER.
+        self._templates: dict[bytes, tuple[EntryTemplate, BundleTemplate]] = {}
+
+    async def sign(
+        self,
+        name: KeyName | KeyVersionName,
+        contents: Sequence[Content],
+        material: Material,
+        call: Call,
+        fingerprint: bytes = b"",
+    ) -> Signed:
+        """Sign all contents with one version, or none.
+
+        Args:
+            name: of the key, or of the version that must be the ACTIVE one.
+            contents: 1 to 1,000.
+            material: for the bundles.
+            call: whose audit record goes into the log together with the signatures.
+            fingerprint: of the request, where it has an id; recorded, so that a crash does not forget it.
+
+        Raises:
+            NotFoundError, FailedPreconditionError: there is no such key, or it does not sign.
+            InvalidRequestError: a content does not fit the key's algorithm.
+            ProviderError: the provider did not sign.
+            LogError: what was signed could not be recorded; it is thrown away.
+        """
+        for _ in range(_ATTEMPTS):
+            version = self._keys.signing_version(name, self._clock.now())
+            algorithm = ALGORITHMS[version.algorithm]
+            prepared = await _prepare_all(contents, algorithm)
+            entry_of, bundle_of = await self._templates_of(version, material)
+            provider = self._providers[version.provider]
+            signatures = await provider.sign(version.handle, algorithm, [one.payload for one in prepared])
+            stamps = await self._stamper.stamp(signatures)
+            # Meanwhile a custodian may have switched it off, or its time may be up: then this never leaves.
+            if self._keys.signing_version(name, self._clock.now()) is not version:
+                continue
+            entries = [
+                entry_of.body(one.digest_algorithm, one.digest, signature)
+                for one, signature in zip(prepared, signatures, strict=True)
+            ]
+            inclusions = await self._record(call, version, material, prepared, entries, fingerprint)
+            self._telemetry.signatures(version.name.tenant, version.algorithm, len(prepared))
+            made = [
+                _signature(bundle_of, one, signature, entry, inclusion, stamp)
+                for one, signature, entry, inclusion, stamp in zip(
+                    prepared, signatures, entries, inclusions, stamps, strict=True
+                )
+            ]
+            return Signed(str(version.name), material, tuple(made), tuple(stamps))
+        raise UnavailableError("the key's versions change too quickly", next_step="retry")
+
+    async def _record(
+        self,
+        call: Call,
+        version: KeyVersion,
+        material: Material,
+        prepared: Sequence[_Prepared],
+        entries: Sequence[bytes],
+        fingerprint: bytes,
+    ) -> tuple[Inclusion, ...]:
+        call.details["keyVersion"] = str(version.name)
+        details: dict[str, Any] = {"material": material, "count": len(prepared)}
+        if fingerprint:
+            details["fingerprint"] = fingerprint.hex()
+        # Whose digests these are is in the transparency log; of a batch, only that is said.
+        if len(prepared) == 1:
+            details["digest"] = f"{prepared[0].digest_algorithm}:{prepared[0].digest.hex()}"
+        names = [one.content.artifact_name for one in prepared]
+        if any(names):
+            details["artifacts"] = names
+
+        def audit(first: int) -> list[bytes]:
+            return [call.audit_record(self._clock, **details, logIndex=first)]
+
+        receipt = await self._logs.submit(Submission(transparency=entries, audit=audit))
+        call.recorded = True
+        return receipt.transparency
+
+    async def _templates_of(self, version: KeyVersion, material: Material) -> tuple[EntryTemplate, BundleTemplate]:
+        if material is Material.PUBLIC_KEY:
+            return self._templates_for(version, version.public_key, is_certificate=False)
+        certificate = await self._certificates.get(str(version.name.parent), version.public_key)
+        return self._templates_for(version, certificate.der, is_certificate=True)
+
+    def _templates_for(
+        self, version: KeyVersion, verifier: bytes, *, is_certificate: bool
+    ) -> tuple[EntryTemplate, BundleTemplate]:
+        known = self._templates.get(verifier)
+        if known is None:
+            bundle = (
+                BundleTemplate.for_certificate(verifier, self._log_id)
+                if is_certificate
+                else BundleTemplate.for_public_key(version.hint, self._log_id)
+            )
+            known = EntryTemplate(version.algorithm, verifier, is_certificate=is_certificate), bundle
+            if len(self._templates) >= 10_000:
+                self._templates.clear()
+            self._templates[verifier] = known
+        return known
+
+    async def replay(self, answer: bytes, contents: Sequence[Content]) -> Signed:
+        """Give the same signatures again, from the log.
+
+        Args:
+            answer: as ``encode_answer`` or ``recovered_answer`` made it.
+            contents: of the request, the same as then.
+
+        Raises:
+            FailedPreconditionError: the answer cannot be made again.
+            LogError: the log cannot be read.
+        """
+        kept = msgspec.msgpack.decode(answer, type=_Answer)
+        version = self._keys.get_version(KeyVersionName(*kept.key_version))
+        algorithm, reader = ALGORITHMS[version.algorithm], self._logs.log(TRANSPARENCY)
+        entries = await _entries(reader, kept.first_index, len(contents))
+        logged = [parse_entry(one) for one in entries]
+        # After a crash the stamps are lost. New ones say when it was asked for again, and must still be of its time.
+        stamps = kept.timestamps or await self._stamper.stamp([one.signature for one in logged])
+        made = []
+        for place, (content, entry, one, stamp) in enumerate(zip(contents, entries, logged, stamps, strict=True)):
+            prepared = _prepare(content, algorithm)
+            _require_same_digest(prepared, one)
+            _, bundle_of = self._templates_for(version, one.verifier, is_certificate=one.is_certificate)
+            inclusion = await _inclusion(reader, kept.first_index + place)
+            made.append(_signature(bundle_of, prepared, one.signature, entry, inclusion, stamp))
+        return Signed(str(version.name), Material(kept.material), tuple(made), tuple(stamps))
+
+
+class _Answer(msgspec.Struct, array_like=True):
+    """What the ledger keeps of an answer: the rest is in the log."""
+
+    key_version: tuple[str, str, int]
+    material: str
+    first_index: int
+    timestamps: list[bytes]
+
+
+def encode_answer(signed: Signed) -> bytes:
+    """An answer as the request ledger keeps it."""
+    tenant, key, number = signed.key_version.split("/")[1::2]
+    first = signed.signatures[0].log_index
+    return msgspec.msgpack.encode(_Answer((tenant, key, int(number)), signed.material, first, list(signed.timestamps)))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedSigning:
+    """A signing request as its audit record knows it.
+
+    Attributes:
+        tenant: the caller's.
+        subject: the caller.
+        method: that was called.
+        request_id: the caller's.
+        fingerprint: of the content.
+        time: when it was recorded.
+        answer: for the request ledger.
+    """
+
+    tenant: str
+    subject: str
+    method: str
+    request_id: str
+    fingerprint: bytes
+    time: datetime
+    answer: bytes
+
+
+def recorded_signing(record: bytes) -> RecordedSigning | None:
+    """Read an audit record; ``None`` where it is not one of a signing with a request id."""
+    document = msgspec.json.decode(record)
+    details = document.get("details", {})
+    if not document.get("requestId") or document.get("outcome") != "OK" or "fingerprint" not in details:
+        return None
+    tenant, key, number = details["keyVersion"].split("/")[1::2]
+    answer = _Answer((tenant, key, int(number)), details["material"], details["logIndex"], [])
+    return RecordedSigning(
+        document["tenant"],
+        document["subject"],
+        document["method"],
+        document["requestId"],
+        bytes.fromhex(details["fingerprint"]),
+        datetime.fromisoformat(document["time"]),
+        msgspec.msgpack.encode(answer),
+    )
+
+
+async def _prepare_all(contents: Sequence[Content], algorithm: Algorithm) -> list[_Prepared]:
+    def work() -> list[_Prepared]:
+        return [_prepare(one, algorithm) for one in contents]
+
+    # Hashing much would hold up everybody else.
+    return work() if sum(len(one.data) for one in contents) < _INLINE else await asyncio.to_thread(work)
+
+
+def _prepare(content: Content, algorithm: Algorithm) -> _Prepared:
+    """What the provider gets, and what the entry says.
+
+    Raises:
+        InvalidRequestError: the content does not fit the algorithm.
+    """
+    name = _HASH_NAMES[algorithm.digest or "sha256"]
+    if content.kind is ContentKind.DIGEST:
+        if not algorithm.signs_digest:
+            raise InvalidRequestError.of(
+                f"{content.field}.digest",
+                f"{algorithm.name} signs messages, not digests",
+                reason="DIGEST_NOT_SUPPORTED",
+                next_step="send the artifact as message, at most 4 MiB",
+            )
+        if content.digest_algorithm != name:
+            raise InvalidRequestError.of(
+                f"{content.field}.digest.algorithm",
+                f"the key's algorithm {algorithm.name} goes with {name}, not {content.digest_algorithm}",
+                reason="DIGEST_MISMATCH",
+                next_step=f"compute the artifact's {name} digest",
+            )
+        return _Prepared(content, content.data, name, content.data)
+    message = content.data if content.kind is ContentKind.MESSAGE else pae(content.payload_type, content.data)
+    # The encoding around a payload of the largest size is beyond what a provider takes.
+    if not algorithm.signs_digest and len(message) > MAX_MESSAGE:
+        raise InvalidRequestError.of(f"{content.field}.dsse.payload", "is too long together with its payload type")
+    digest = hashlib.new(algorithm.digest or "sha256", message).digest()
+    return _Prepared(content, digest if algorithm.signs_digest else message, name, digest)
+
+
+def _signature(
+    template: BundleTemplate, one: _Prepared, signature: bytes, entry: bytes, inclusion: Inclusion, stamp: bytes
+) -> Signature:
+    if one.content.kind is ContentKind.DSSE:
+        content = one.content
+        bundle = template.dsse(content.payload_type, content.data, signature, entry, inclusion, stamp)
+    else:
+        bundle = template.message_signature(one.digest_algorithm, one.digest, signature, entry, inclusion, stamp)
+    return Signature(bundle, signature, inclusion.index)
+
+
+def _require_same_digest(prepared: _Prepared, logged: LoggedSignature) -> None:
+    if (logged.digest_algorithm, logged.digest) != (prepared.digest_algorithm, prepared.digest):
+        raise FailedPreconditionError("the log has another entry for this request", reason="ANSWER_LOST")
+
+
+async def _entries(reader: LogReader, first: int, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    async for _, some in reader.entries(first, count):
+        found += some
+    return found
+
+
+async def _inclusion(reader: LogReader, index: int) -> Inclusion:
+    proof = await reader.inclusion_proof(index, reader.tree_size)
+    # Taken in one go: the checkpoint is that of the proof's tree, or it is asked again.
+    while proof.tree_size != reader.tree_size:
+        proof = await reader.inclusion_proof(index, reader.tree_size)
+    return Inclusion(index, proof.tree_size, proof.root_hash, proof.hashes, reader.checkpoint)

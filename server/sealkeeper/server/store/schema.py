@@ -1,0 +1,88 @@
+"""Tables of the metadata database. Changes to them go through ``migrations/versions``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+)
+from sqlalchemy.engine import Dialect
+
+metadata = MetaData()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A time as microseconds since the epoch: exact, ordered and alike in every engine."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """To the database."""
+        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        """From the database."""
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("key", String(63), primary_key=True),
+    Column("algorithm", String(64), nullable=False),
+    Column("provider", String(63), nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+)
+
+key_versions = Table(
+    "key_versions",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("key", String(63), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", String(32), nullable=False),
+    Column("provider", String(63), nullable=False),
+    Column("protection_level", String(16), nullable=False),
+    Column("handle", String(512), nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("activate_time", UtcTime),
+    Column("retire_time", UtcTime),
+    Column("compromise_time", UtcTime),
+    Column("destroy_time", UtcTime),
+    ForeignKeyConstraint(["tenant", "key"], ["keys.tenant", "keys.key"]),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", LargeBinary(32), primary_key=True),
+    Column("fingerprint", LargeBinary(32), nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Index("requests_create_time", "create_time"),
+)
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)

@@ -1,0 +1,185 @@
+"""Between the contract's messages and the domain's values: enums, times, masks, pages, checksums."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import google_crc32c
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sealkeeper.server.errors import InvalidRequestError
+from sealkeeper.server.key import Key, KeyVersion
+from sealkeeper.v1 import resources_pb2
+
+MAX_PAGE = 1000
+DEFAULT_PAGE = 100
+KEY_FIELDS = tuple(field.name for field in resources_pb2.Key.DESCRIPTOR.fields)
+
+
+def crc32c(data: bytes) -> int:
+    """CRC32C (RFC 3720)."""
+    value: int = google_crc32c.value(data)
+    return value
+
+
+def algorithm_name(value: int, field: str) -> str:
+    """Name in ``PublicKeyDetails``.
+
+    Raises:
+        InvalidRequestError: not set, or not a known number.
+    """
+    known = resources_pb2.PublicKeyDetails.DESCRIPTOR.values_by_number.get(value)
+    if known is None or value == 0:
+        raise InvalidRequestError.of(field, "must be one of the algorithms of PublicKeyDetails")
+    return str(known.name).removeprefix("PUBLIC_KEY_DETAILS_")
+
+
+def algorithm_value(name: str) -> resources_pb2.PublicKeyDetails.ValueType:
+    """Number of an algorithm."""
+    return resources_pb2.PublicKeyDetails.Value(f"PUBLIC_KEY_DETAILS_{name}")
+
+
+def hash_name(value: int, field: str) -> str:
+    """Name in ``HashAlgorithm``.
+
+    Raises:
+        InvalidRequestError: not set, or not a known number.
+    """
+    known = resources_pb2.HashAlgorithm.DESCRIPTOR.values_by_number.get(value)
+    if known is None or value == 0:
+        raise InvalidRequestError.of(field, "must be SHA2_256, SHA2_384 or SHA2_512")
+    return str(known.name).removeprefix("HASH_ALGORITHM_")
+
+
+def state_name(value: int, field: str) -> str:
+    """Name of a key version's state.
+
+    Raises:
+        InvalidRequestError: not set, or not a known number.
+    """
+    known = resources_pb2.KeyVersionState.DESCRIPTOR.values_by_number.get(value)
+    if known is None or value == 0:
+        raise InvalidRequestError.of(field, "must be one of the states of KeyVersionState")
+    return str(known.name).removeprefix("KEY_VERSION_STATE_")
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """A time as a message."""
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def moment_of(message: Timestamp, field: str) -> datetime:
+    """A message as a time.
+
+    Raises:
+        InvalidRequestError: out of range.
+    """
+    try:
+        return message.ToDatetime(UTC)
+    except ValueError:
+        raise InvalidRequestError.of(field, "is not a time between the years 1 and 9999") from None
+
+
+def period_of(message: Duration, field: str) -> timedelta:
+    """A message as a period.
+
+    Raises:
+        InvalidRequestError: out of range.
+    """
+    try:
+        return message.ToTimedelta()
+    except (ValueError, OverflowError):
+        raise InvalidRequestError.of(field, "is not a duration") from None
+
+
+def key_message(key: Key, now: datetime, fields: Sequence[str] = KEY_FIELDS) -> resources_pb2.Key:
+    """A key, with these fields filled."""
+    active = key.active_at(now)
+    message = resources_pb2.Key(
+        name=str(key.name),
+        algorithm=algorithm_value(key.algorithm),
+        provider=key.provider,
+        active_version=str(active.name) if active is not None else "",
+        labels=dict(key.labels),
+        create_time=timestamp(key.create_time),
+        etag=key.etag,
+    )
+    for field in KEY_FIELDS:
+        if field not in fields:
+            message.ClearField(field)  # type: ignore[arg-type]  # a field's name, as the descriptor has it
+    return message
+
+
+def version_message(version: KeyVersion, now: datetime) -> resources_pb2.KeyVersion:
+    """A key version."""
+    state = resources_pb2.KeyVersionState.Value(f"KEY_VERSION_STATE_{version.state_at(now)}")
+    level = resources_pb2.ProtectionLevel.Value(f"PROTECTION_LEVEL_{version.protection_level}")
+    return resources_pb2.KeyVersion(
+        name=str(version.name),
+        state=state,
+        algorithm=algorithm_value(version.algorithm),
+        provider=version.provider,
+        protection_level=level,
+        public_key=version.public_key,
+        public_key_crc32c=crc32c(version.public_key),
+        hint=version.hint,
+        create_time=timestamp(version.create_time),
+        activate_time=timestamp(version.activate_time),
+        retire_time=timestamp(version.retire_time),
+        compromise_time=timestamp(version.compromise_time),
+        destroy_time=timestamp(version.destroy_time),
+    )
+
+
+def mask_of(mask: FieldMask, field: str) -> Sequence[str]:
+    """The fields of a Key that a mask names; all where it is empty.
+
+    Raises:
+        InvalidRequestError: an unknown path.
+    """
+    for path in mask.paths:
+        if path not in KEY_FIELDS:
+            raise InvalidRequestError.of(f"{field}.paths", f"{path[:64]!r} is not a field of Key")
+    return tuple(mask.paths) or KEY_FIELDS
+
+
+def page_size_of(size: int) -> int:
+    """How many to give.
+
+    Raises:
+        InvalidRequestError: negative or too many.
+    """
+    if not 0 <= size <= MAX_PAGE:
+        raise InvalidRequestError.of("page_size", f"must be from 0 to {MAX_PAGE}")
+    return size or DEFAULT_PAGE
+
+
+def page_token(after: str) -> str:
+    """A token for the page after an item."""
+    return base64.urlsafe_b64encode(f"1:{after}".encode()).decode()
+
+
+def after_token(token: str) -> str:
+    """The item that a token stands for; empty for no token.
+
+    Raises:
+        InvalidRequestError: not one of ours.
+    """
+    if not token:
+        return ""
+    try:
+        version, _, after = base64.b64decode(token, altchars=b"-_", validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        version, after = "", ""
+    if version != "1" or not after:
+        raise InvalidRequestError.of("page_token", "must be the next_page_token of the page before")
+    return after
