@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -108,9 +108,9 @@ def worker_starts(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     real = worker_provider._spawn
     starts: list[None] = []
 
-    async def counted() -> object:
+    async def counted(environment: Mapping[str, str]) -> object:
         starts.append(None)
-        return await real()
+        return await real(environment)
 
     monkeypatch.setattr(worker_provider, "_spawn", counted)
     return starts

@@ -9,7 +9,7 @@ import pytest
 from sealkeeper.server.log import TRANSPARENCY, Submission, open_logs
 from sealkeeper.verify.errors import LogCorruptError, NoteError, TrustRootError
 from sealkeeper.verify.log import DirectorySource, read_checkpoint, tile_path, trusted_verifier, verify_log
-from sealkeeper.verify.note import Checkpoint, NoteVerifier, ed25519_vkey
+from sealkeeper.verify.note import Checkpoint, NoteVerifier
 from tests.log.signer import Signer, signers
 from tests.verify.signed import signed
 
@@ -128,11 +128,11 @@ def test_a_log_is_found_in_the_trust_root_by_its_origin(tmp_path: Path) -> None:
 
 
 def test_a_verifier_key_reads_back() -> None:
-    key = SIGNER._key.public_key().public_bytes_raw()
-    text = ed25519_vkey("log.example", key)
-    assert NoteVerifier.from_vkey(text).name == "log.example"
     # golang.org/x/mod/sumdb/note, package example.
-    assert NoteVerifier.from_vkey("PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW")
-    for wrong in ("", "a+b+c", text.replace("log", "lob"), text[:-4]):
+    published = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
+    p256 = signed().world.ct.public_key
+    for text in (published, SIGNER.verifier().vkey(), NoteVerifier("ct.example", p256).vkey()):
+        assert NoteVerifier.from_vkey(text + "\n").vkey() == text
+    for wrong in ("", "a+b+c", published.replace("Peter", "Paul"), published[:-4], published.replace("+AR", "+AB")):
         with pytest.raises(NoteError):
             NoteVerifier.from_vkey(wrong)

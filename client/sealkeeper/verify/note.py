@@ -22,6 +22,8 @@ from sealkeeper.verify.errors import NoteError
 MAX_NOTE = 1024 * 1024
 MAX_SIGNATURES = 100
 _DASH = "— "
+# SubjectPublicKeyInfo of Ed25519 up to the key (RFC 8410 section 4).
+_ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
@@ -147,12 +149,6 @@ def ecdsa_key_id(spki: bytes) -> bytes:
     return sha256(spki).digest()[:4]
 
 
-def ed25519_vkey(name: str, public_key: bytes) -> str:
-    """The verifier key of an Ed25519 key, raw public key given (C2SP signed-note)."""
-    encoded = base64.b64encode(b"\x01" + public_key).decode()
-    return f"{name}+{ed25519_key_id(name, public_key).hex()}+{encoded}"
-
-
 def signature_line(name: str, key_id: bytes, signature: bytes) -> str:
     """Render one signature line, with its newline."""
     return f"{_DASH}{name} {base64.b64encode(key_id + signature).decode()}\n"
@@ -187,7 +183,8 @@ class NoteVerifier:
 
     @classmethod
     def from_vkey(cls, text: str) -> NoteVerifier:
-        """A verifier key as C2SP signed-note writes it, ``name+keyid+base64(0x01 || Ed25519 public key)``.
+        """A verifier key, ``name+keyid+base64(type || key)``: as C2SP signed-note has it for Ed25519 (type 1, raw key),
+        and with type 2 and SubjectPublicKeyInfo for ECDSA, whose key ids are those of Sigstore's logs.
 
         Raises:
             NoteError: it is none.
@@ -195,10 +192,24 @@ class NoteVerifier:
         name, _, rest = text.strip().partition("+")
         key_id, _, encoded = rest.partition("+")
         blob = _base64(encoded, "verifier key")
-        if not name or len(blob) != 33 or blob[0] != 1 or ed25519_key_id(name, blob[1:]).hex() != key_id:
-            raise NoteError("not a verifier key of an Ed25519 key: name+keyid+base64")
-        key = ed25519.Ed25519PublicKey.from_public_bytes(blob[1:])
-        return cls(name, key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+        spki = blob[1:]
+        if blob[:1] == b"\x01" and len(spki) == 32:
+            spki = _ED25519_PREFIX + spki
+        elif blob[:1] != b"\x02":
+            raise NoteError("not a verifier key: name+keyid+base64")
+        verifier = cls(name, spki)
+        if not name or verifier.key_id.hex() != key_id:
+            raise NoteError("the verifier key's id is not that of its key")
+        return verifier
+
+    def vkey(self) -> str:
+        """The verifier key; see ``from_vkey``."""
+        if isinstance(self._key, ed25519.Ed25519PublicKey):
+            blob = b"\x01" + self._key.public_bytes_raw()
+        else:
+            spki = serialization.PublicFormat.SubjectPublicKeyInfo
+            blob = b"\x02" + self._key.public_bytes(serialization.Encoding.DER, spki)
+        return f"{self.name}+{self.key_id.hex()}+{base64.b64encode(blob).decode()}"
 
     def verify(self, note: SignedNote) -> None:
         """Check the key's signature; lines of other keys are ignored.

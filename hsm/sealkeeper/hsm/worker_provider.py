@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -129,9 +129,15 @@ class WorkerProvider:
     """A store in worker processes; made by ``open_provider``."""
 
     def __init__(
-        self, uri: str, workers: int, state_dir: Path | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        uri: str,
+        workers: int,
+        state_dir: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         require_known_scheme(uri)
+        self._environment = {**os.environ, **(environment or {})}
         self._uri = uri
         self._latch = PinLatch(uri, pin_file_of(uri), state_dir)
         # One worker opens the store at a time, so that a PIN gone wrong is sent once and not once a worker.
@@ -238,7 +244,7 @@ class WorkerProvider:
                 await slot.process.wait()
             async with self._opening:
                 tried = self._latch.require_open()
-                slot.process, channel = await _spawn()
+                slot.process, channel = await _spawn(self._environment)
                 slot.channel = channel
                 response = await channel.ask(frames.Open(channel.number(), self._uri))
                 if isinstance(response, frames.Failed):
@@ -261,14 +267,14 @@ class WorkerProvider:
         return error
 
 
-async def _spawn() -> tuple[Process, _Channel]:
+async def _spawn(environment: Mapping[str, str]) -> tuple[Process, _Channel]:
     ours, theirs = socket.socketpair()
     with theirs:
         # -P: what lies in the working directory is not imported. The URI travels over the socket, never in argv.
         command = (sys.executable, "-P", "-m", "sealkeeper.hsm.worker", str(theirs.fileno()), str(os.getpid()))
         try:
             process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=(theirs.fileno(),), stdin=DEVNULL, stdout=DEVNULL
+                *command, pass_fds=(theirs.fileno(),), stdin=DEVNULL, stdout=DEVNULL, env=environment
             )
         except BaseException:
             ours.close()
@@ -296,19 +302,26 @@ def _nonsense() -> ProviderUnavailableError:
     return ProviderUnavailableError("the key store's worker answered what was not asked")
 
 
-async def open_provider(uri: str, *, workers: int = 1, state_dir: Path | None = None) -> WorkerProvider:
+async def open_provider(
+    uri: str,
+    *,
+    workers: int = 1,
+    state_dir: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> WorkerProvider:
     """Open the store that a URI names.
 
     Args:
         uri: see ``uri.py``.
         workers: number of worker processes.
         state_dir: where it is kept that a PIN was refused, so that a restart does not try it again.
+        environment: variables for the worker processes; vendors' libraries find their settings by some.
 
     Raises:
         ProviderUriError: the URI is malformed or of an unknown scheme.
         ProviderConfigurationError: the store cannot be opened as configured.
         ProviderUnavailableError: the store cannot be reached now.
     """
-    provider = WorkerProvider(uri, workers, state_dir)
+    provider = WorkerProvider(uri, workers, state_dir, environment)
     await provider.start()
     return provider

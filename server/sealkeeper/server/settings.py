@@ -21,6 +21,9 @@ from sealkeeper.server.resources import ID
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9.-]{1,253}|\[[0-9a-f:]{2,39}\]):(?P<port>[0-9]{1,5})")
+SETTINGS_FILE = "sealkeeper.toml"
+"""As ``sealkeeper init`` names it."""
+
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -101,10 +104,11 @@ class StorageSettings(_Section):
 
 
 class ProviderSettings(_Section):
-    """One HSM or KMS."""
+    """One HSM or KMS; ``environment`` is for its worker processes, and holds no secret."""
 
     uri: str = Field(min_length=1, max_length=2048)
     workers: int = Field(default=1, ge=1, le=64)
+    environment: dict[str, str] = {}
 
 
 class KeySettings(_Section):

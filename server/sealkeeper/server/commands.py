@@ -1,0 +1,119 @@
+"""What the server adds to the command line: ``sealkeeper init`` and ``sealkeeper serve``.
+
+The client finds these functions by name; it turns the errors that they raise into exit codes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sealkeeper.server.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sealkeeper.server.settings import Settings
+
+_log = logging.getLogger("sealkeeper")
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(help="Folder to make; must not exist or be empty.")],
+    domain: Annotated[
+        str, typer.Option(help="Names the gateway for good: its logs, certificates and callers.")
+    ] = "sealkeeper.localhost",
+    tenant: Annotated[str, typer.Option(help="The first tenant.")] = "default",
+    provider_uri: Annotated[
+        str | None,
+        typer.Option(
+            help="Where keys live, for example pkcs11:token=…?module-path=…&pin-source=file:… [default: files]"
+        ),
+    ] = None,
+    environment: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for the provider's library; may be repeated.")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="Address of the gRPC port.")] = "127.0.0.1:8443",
+    http_listen: Annotated[str, typer.Option(help="Address of the public logs over HTTP.")] = "127.0.0.1:8080",
+    metrics_listen: Annotated[str, typer.Option(help="Address of the Prometheus endpoint.")] = "127.0.0.1:9464",
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Make a gateway's folder: settings, its own keys, a local CA and certificates for each role."""
+    from sealkeeper.server.initialise import Plan, initialise
+    from sealkeeper.server.settings import SETTINGS_FILE
+
+    plan = Plan(
+        directory,
+        domain,
+        tenant,
+        provider_uri,
+        dict(_pair(one) for one in environment or ()),
+        listen,
+        http_listen,
+        metrics_listen,
+    )
+
+    def tell(text: str) -> None:
+        if not json_output:
+            print(f"  {text}")  # noqa: T201
+
+    asyncio.run(initialise(plan, tell))
+    settings = directory.absolute() / SETTINGS_FILE
+    if json_output:
+        print(json.dumps({"settings": str(settings), "domain": domain, "tenant": tenant}))  # noqa: T201
+        return
+    print(f"made {directory}")  # noqa: T201
+    if provider_uri is None:
+        print("  keys are in sealed files, which is for trying things out: give --provider-uri for an HSM or KMS")  # noqa: T201
+    print(f"next: sealkeeper serve {settings}")  # noqa: T201
+
+
+def serve(
+    settings: Annotated[Path, typer.Argument(help="Settings file, or the folder that sealkeeper init made.")],
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="No TLS, no identity: for a loopback address only.")
+    ] = False,
+) -> None:
+    """Run the gateway until SIGTERM or SIGINT; log lines are JSON on standard error."""
+    # What a process remembers must not end in a file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if insecure:
+        os.environ["SEALKEEPER_GATEWAY__INSECURE"] = "true"
+    from sealkeeper.server.settings import SETTINGS_FILE, load_settings
+
+    asyncio.run(_serve(load_settings(settings / SETTINGS_FILE if settings.is_dir() else settings)))
+
+
+async def _serve(settings: Settings) -> None:
+    from sealkeeper.server.gateway import Gateway
+    from sealkeeper.server.telemetry import set_up_logging
+
+    set_up_logging(settings.telemetry.log_level)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    gateway = await Gateway.start(settings)
+    addresses = {"grpc": gateway.address, "http": gateway.http_address, "metrics": gateway.metrics_address}
+    _log.info("serving", extra={"fields": addresses})
+    print(json.dumps({"serving": addresses}), flush=True)  # noqa: T201
+    try:
+        await stop.wait()
+        _log.info("stopping")
+    finally:
+        await gateway.stop()
+    _log.info("stopped")
+    sys.stdout.flush()
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name.isidentifier():
+        raise ConfigurationError(f"--environment {text!r}: must be NAME=VALUE")
+    return name, value

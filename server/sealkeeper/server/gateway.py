@@ -1,0 +1,355 @@
+"""The gateway: all parts put together, started in order and stopped in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from datetime import datetime
+from pathlib import Path
+
+import grpc
+import msgspec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from sealkeeper.hsm import KeyProvider, ProviderError, open_provider
+from sealkeeper.server.audit import AuditRecord
+from sealkeeper.server.authorities import (
+    Authorities,
+    LogSigner,
+    read_authorities,
+    require_authorities,
+)
+from sealkeeper.server.authorization import Authorizer, RoleAuthorizer, UnrestrictedAuthorizer
+from sealkeeper.server.calls import CallInterceptor
+from sealkeeper.server.certificates import CertificateAuthority, KeyCertificates
+from sealkeeper.server.clock import SteadyClock
+from sealkeeper.server.errors import ConfigurationError, SealkeeperError
+from sealkeeper.server.http import HttpFront
+from sealkeeper.server.idempotency import RequestId, RequestLedger
+from sealkeeper.server.identity import (
+    Authenticator,
+    CertificateAuthenticator,
+    InsecureLoopbackAuthenticator,
+    Principal,
+    Role,
+    spiffe_id,
+)
+from sealkeeper.server.key import KeyVersion
+from sealkeeper.server.key_service import KeyService
+from sealkeeper.server.keys import Keys
+from sealkeeper.server.log import AUDIT, CT, LOG_NAMES, TRANSPARENCY, LogError, Sequencer, Submission, open_logs
+from sealkeeper.server.log_service import LogService
+from sealkeeper.server.observed_provider import ObservedProvider
+from sealkeeper.server.settings import Settings, TlsSettings
+from sealkeeper.server.signing import Signing, recorded_signing
+from sealkeeper.server.signing_service import SigningService
+from sealkeeper.server.store.database import open_database
+from sealkeeper.server.store.key_table import KeyTable
+from sealkeeper.server.telemetry import Telemetry
+from sealkeeper.server.timestamping import TimestampAuthority
+from sealkeeper.server.trust import Trust
+from sealkeeper.server.trust_service import TrustService
+from sealkeeper.v1 import (
+    key_pb2,
+    key_pb2_grpc,
+    log_pb2,
+    log_pb2_grpc,
+    signing_pb2,
+    signing_pb2_grpc,
+    trust_pb2,
+    trust_pb2_grpc,
+)
+
+_log = logging.getLogger("sealkeeper")
+AUTHORITIES_FILE = "authorities.json"
+LOGS_FOLDER = "logs"
+_MAX_REQUEST = 10 * 1024 * 1024
+_MAX_RESPONSE = 64 * 1024 * 1024
+_CHECK_INTERVAL = 5.0
+_SERVICES = (
+    key_pb2.DESCRIPTOR.services_by_name["KeyService"].full_name,
+    signing_pb2.DESCRIPTOR.services_by_name["SigningService"].full_name,
+    log_pb2.DESCRIPTOR.services_by_name["LogService"].full_name,
+    trust_pb2.DESCRIPTOR.services_by_name["TrustService"].full_name,
+)
+
+
+class Gateway:
+    """A running gateway; made by ``Gateway.start``.
+
+    Attributes:
+        address: of the gRPC port.
+        http_address: of the logs' HTTP port; ``None`` where it is off.
+        metrics_address: of the Prometheus port; ``None`` where it is off.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.address = ""
+        self.http_address: str | None = None
+        self.metrics_address: str | None = None
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._providers: dict[str, KeyProvider] = {}
+        self._health = HealthServicer()
+        self._clock = SteadyClock()
+
+    @classmethod
+    async def start(cls, settings: Settings) -> Gateway:
+        """Open everything and begin to serve.
+
+        Raises:
+            SealkeeperError: a setting is wrong, a port is taken, the database does not answer.
+            ProviderError: a provider cannot be opened.
+            LogError: the logs cannot be opened.
+        """
+        gateway = cls(settings)
+        try:
+            await gateway._open()
+        except BaseException:
+            await gateway.stop()
+            raise
+        return gateway
+
+    async def stop(self) -> None:
+        """Refuse new calls, finish those under way, make everything durable, let go."""
+        await self._stack.aclose()
+
+    async def _open(self) -> None:
+        settings = self._settings
+        telemetry = Telemetry(settings.telemetry, settings.gateway.domain)
+        self._stack.push_async_callback(asyncio.to_thread, telemetry.close)
+        authorities = await asyncio.to_thread(read_authorities, settings.storage.directory / AUTHORITIES_FILE)
+        await self._open_providers(telemetry)
+        provider = self._providers.get(authorities.provider)
+        if provider is None:
+            raise ConfigurationError(
+                f"the gateway's own keys are in [providers.{authorities.provider}], which is missing"
+            )
+        await require_authorities(authorities, provider, settings.gateway.domain)
+        logs = await self._open_logs(authorities, provider, telemetry)
+        database = await open_database(settings.database_url)
+        self._stack.push_async_callback(database.close)
+        table = KeyTable(database)
+        keys = Keys(table, self._providers, settings.keys, self._clock, await table.read())
+        ledger = RequestLedger(database, self._clock, lambda: logs.tree_sizes[AUDIT])
+        await _recover_requests(ledger, logs)
+        ledger.start()
+        self._stack.push_async_callback(ledger.close)
+        trust = Trust(
+            settings.gateway.domain, authorities.trusted_root(), authorities.signing_config(), keys, self._clock
+        )
+        signing = self._signing(authorities, provider, keys, logs, telemetry)
+        server = self._server(logs, telemetry)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
+        )
+        key_pb2_grpc.add_KeyServiceServicer_to_server(KeyService(keys, ledger, logs, self._clock), server)
+        service = SigningService(signing, keys, ledger, trust, self._clock)
+        signing_pb2_grpc.add_SigningServiceServicer_to_server(service, server)
+        log_pb2_grpc.add_LogServiceServicer_to_server(LogService(logs), server)
+        trust_pb2_grpc.add_TrustServiceServicer_to_server(TrustService(trust), server)
+        await self._serve(server, authorities)
+        self._repeat("health", self._check_health)
+        self._repeat("janitor", lambda: self._destroy_due(keys, logs))
+
+    async def _open_providers(self, telemetry: Telemetry) -> None:
+        for name, one in self._settings.providers.items():
+            provider = await open_provider(
+                one.uri,
+                workers=one.workers,
+                state_dir=self._settings.storage.directory,
+                environment=one.environment,
+            )
+            self._stack.push_async_callback(provider.close)
+            self._providers[name] = ObservedProvider(provider, name, telemetry)
+
+    async def _open_logs(self, authorities: Authorities, provider: KeyProvider, telemetry: Telemetry) -> Sequencer:
+        signers = {
+            name: LogSigner(provider, authorities.keys[name], authorities.log_verifier(name)) for name in LOG_NAMES
+        }
+        logs = await open_logs(
+            self._settings.storage.directory / LOGS_FOLDER,
+            signers,
+            on_cycle=lambda stats: telemetry.cycle(stats.submissions, stats.seconds),
+        )
+        self._stack.push_async_callback(logs.close)
+        telemetry.watch_logs(logs)
+        newest = await _newest_record_time(logs)
+        if newest is not None:
+            self._clock.not_before(newest)
+        return logs
+
+    def _signing(
+        self, authorities: Authorities, provider: KeyProvider, keys: Keys, logs: Sequencer, telemetry: Telemetry
+    ) -> Signing:
+        async def record(precertificate: bytes) -> None:
+            await logs.submit(Submission(ct=[precertificate]))
+
+        certificates = CertificateAuthority(
+            provider,
+            authorities.keys["certificate-authority"],
+            authorities.certificate_chain,
+            authorities.keys[CT],
+            authorities.domain,
+            self._settings.certificates.lifetime,
+            self._clock.now,
+        )
+        stamper = TimestampAuthority(
+            provider, authorities.keys["timestamp-authority"], authorities.timestamp_chain, self._clock.now
+        )
+        return Signing(
+            keys,
+            self._providers,
+            stamper,
+            KeyCertificates(certificates, record),
+            logs,
+            authorities.log_verifier(TRANSPARENCY).log_id,
+            self._clock,
+            telemetry,
+        )
+
+    def _server(self, logs: Sequencer, telemetry: Telemetry) -> grpc.aio.Server:
+        settings = self._settings.gateway
+        authenticator, authorizer = self._identity()
+        interceptor = CallInterceptor(
+            authenticator, authorizer, frozenset(self._settings.tenants), logs, self._clock, telemetry
+        )
+        return grpc.aio.server(
+            interceptors=[interceptor],
+            maximum_concurrent_rpcs=settings.max_concurrent_calls,
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", _MAX_REQUEST),
+                ("grpc.max_send_message_length", _MAX_RESPONSE),
+                ("grpc.max_metadata_size", 16 * 1024),
+            ],
+        )
+
+    def _identity(self) -> tuple[Authenticator, Authorizer]:
+        settings = self._settings.gateway
+        if not settings.insecure:
+            return CertificateAuthenticator(settings.domain), RoleAuthorizer()
+        tenant = self._settings.tenants[0]
+        everybody = Principal(tenant, spiffe_id(settings.domain, tenant, Role.ADMIN, "insecure"), Role.ADMIN)
+        _log.warning("plaintext on loopback: every process of this machine may use every key of tenant %s", tenant)
+        return InsecureLoopbackAuthenticator(everybody), UnrestrictedAuthorizer()
+
+    async def _serve(self, server: grpc.aio.Server, authorities: Authorities) -> None:
+        settings = self._settings
+        front = HttpFront(
+            {name: settings.storage.directory / LOGS_FOLDER / name for name in (TRANSPARENCY, CT)},
+            {authorities.origin(name): name for name in (TRANSPARENCY, CT)},
+        )
+        self._stack.push_async_callback(front.close)
+        if settings.http.listen is not None:
+            self.http_address = await front.serve_logs(settings.http.listen)
+        if settings.telemetry.metrics_listen is not None:
+            self.metrics_address = await front.serve_metrics(settings.telemetry.metrics_listen)
+        self.address = _listen(server, settings)
+        await server.start()
+        self._stack.push_async_callback(self._drain, server)
+        await self._check_health()
+
+    async def _drain(self, server: grpc.aio.Server) -> None:
+        await self._health.enter_graceful_shutdown()
+        await server.stop(self._settings.gateway.drain_period.total_seconds())
+
+    async def _check_health(self) -> None:
+        """NOT_SERVING where a provider does not answer: then nothing can be signed with its keys."""
+        status = health_pb2.HealthCheckResponse.SERVING
+        for name, provider in self._providers.items():
+            try:
+                await provider.check()
+            except ProviderError as error:
+                _log.error("provider %s: %s", name, error)
+                status = health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", *_SERVICES):
+            await self._health.set(service, status)
+
+    async def _destroy_due(self, keys: Keys, logs: Sequencer) -> None:
+        async def audit(version: KeyVersion) -> None:
+            record = AuditRecord(
+                self._clock.at_least_latest(),
+                "Gateway/DestroyKeyVersion",
+                version.name.tenant,
+                resource=str(version.name),
+                details={"scheduledFor": version.destroy_time},
+            )
+            await logs.submit(Submission(audit=[record.encode()]))
+
+        for name in await keys.destroy_due(audit):
+            _log.warning("destroyed %s", name)
+
+    def _repeat(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        async def repeat() -> None:
+            while True:
+                await asyncio.sleep(_CHECK_INTERVAL)
+                try:
+                    await work()
+                except (SealkeeperError, ProviderError, LogError) as error:
+                    _log.error("%s: %s", name, error)
+
+        task = asyncio.create_task(repeat(), name=name)
+
+        async def end() -> None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(end)
+
+
+def _listen(server: grpc.aio.Server, settings: Settings) -> str:
+    address, tls = settings.gateway.listen, settings.gateway.tls
+    try:
+        if settings.gateway.insecure or tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, _credentials(tls))
+    except RuntimeError:
+        raise ConfigurationError(
+            f"gateway.listen = {address!r} cannot be listened on",
+            next_step="end what listens there, or set another port",
+        ) from None
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
+    key, certificate, client_ca = (
+        _pem(path, name)
+        for path, name in ((tls.key, "key"), (tls.certificate, "certificate"), (tls.client_ca, "client_ca"))
+    )
+    return grpc.ssl_server_credentials([(key, certificate)], root_certificates=client_ca, require_client_auth=True)
+
+
+def _pem(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"gateway.tls.{name}: cannot read {path}: {error.strerror}") from None
+
+
+async def _newest_record_time(logs: Sequencer) -> datetime | None:
+    reader = logs.log(AUDIT)
+    if reader.tree_size == 0:
+        return None
+    async for _, bodies in reader.entries(reader.tree_size - 1):
+        return datetime.fromisoformat(msgspec.json.decode(bodies[-1])["time"])
+    return None
+
+
+async def _recover_requests(ledger: RequestLedger, logs: Sequencer) -> None:
+    """Let the ledger know of what was signed, and not yet in the database, when the gateway ended."""
+    start = await ledger.open()
+    async for _, bodies in logs.log(AUDIT).entries(min(start, logs.tree_sizes[AUDIT])):
+        for body in bodies:
+            one = recorded_signing(body)
+            if one is not None:
+                caller = Principal(one.tenant, one.subject, Role.CI)
+                request = RequestId.of(caller, one.method, one.request_id, b"")
+                await ledger.recover(RequestId(request.id, one.fingerprint), one.time, one.answer)
