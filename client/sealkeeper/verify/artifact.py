@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from sealkeeper.verify.errors import VerifyError
 
@@ -45,6 +46,22 @@ class Artifact:
         return cls(path=path, progress=progress)
 
     @classmethod
+    def from_stream(cls, stream: BinaryIO) -> Artifact:
+        """What is read from a stream once, in constant memory: at most its first 4 MiB are kept, as a message.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        head, hashes = b"", {name: make() for name, make in _HASHES.items()}
+        while chunk := stream.read(_CHUNK):
+            for one in hashes.values():
+                one.update(chunk)
+            if len(head) <= MAX_MESSAGE:
+                head += chunk
+        digests = {name: one.digest() for name, one in hashes.items()}
+        return cls(message=head if len(head) <= MAX_MESSAGE else None, digests=digests)
+
+    @classmethod
     def from_bytes(cls, message: bytes) -> Artifact:
         """Bytes in memory."""
         return cls(message=message)
@@ -83,7 +100,9 @@ class Artifact:
         """
         if self._message is None:
             if self._path is None:
-                raise ArtifactError("this signature is of the message itself; a digest is not enough")
+                raise ArtifactError(
+                    "this signature is of a message of at most 4 MiB, which is not here: a digest is no help"
+                )
             with self._path.open("rb") as file:
                 message = file.read(MAX_MESSAGE + 1)
             if len(message) > MAX_MESSAGE:

@@ -1,0 +1,106 @@
+"""``sealkeeper verify``: offline, without gRPC."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sealkeeper.client.cli.options import Json, options_of
+from sealkeeper.client.cli.output import SUFFIX, mark, print_json, print_text, printable, progress
+
+if TYPE_CHECKING:
+    from sealkeeper.verify import Artifact, Policy, VerificationResult
+
+_DIGESTS = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
+
+
+def verify(
+    context: typer.Context,
+    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="The artifact; - is standard input.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", "-b", help="Its bundle [default: FILE.sigstore.json]")
+    ] = None,
+    trust: Annotated[
+        Path, typer.Option(envvar="SEALKEEPER_TRUST", help="Folder that sealkeeper trust export wrote.")
+    ] = Path("trust"),
+    digest: Annotated[str | None, typer.Option(help="sha256:HEX, sha384:… or sha512:… instead of FILE.")] = None,
+    key: Annotated[str | None, typer.Option(help="Key that must have signed: tenants/T/keys/NAME.")] = None,
+    identity: Annotated[str | None, typer.Option(help="Name that the certificate must have, exactly.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="Issuer of that identity, exactly.")] = None,
+    any_signer: Annotated[
+        bool, typer.Option("--any-signer", help="Whoever the trust root vouches for: to look, not to decide.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Verify a bundle offline, step by step. Exit code 0: verified; 1: refused."""
+    from sealkeeper.verify import Policy, TrustRoot
+    from sealkeeper.verify import verify as verify_bundle
+
+    if file is not None and digest is not None:
+        raise typer.BadParameter("give FILE or --digest, not both", param_hint="--digest")
+    if key is None and identity is None and not any_signer:
+        raise typer.BadParameter("who must have signed? Give --key, or --identity with --issuer", param_hint="--key")
+    name = options_of(context).key_name(key) if key is not None else None
+    policy = Policy(key=name, identity=identity, issuer=issuer, any_signer=any_signer)
+    root = TrustRoot.from_directory(trust)
+    data = _read_bundle(file, bundle)
+    size = Path(file).stat().st_size if file not in (None, "-") and Path(str(file)).is_file() else 0
+    with progress(f"hashing {file}", size, quiet=json_output) as advance:
+        result = verify_bundle(data, _artifact(file, digest, advance), root, policy)
+    _report(result, policy, as_json=json_output)
+    if not result.verified:
+        raise typer.Exit(1)
+
+
+def _read_bundle(file: str | None, bundle: Path | None) -> bytes:
+    from sealkeeper.verify.bundle import MAX_BUNDLE
+
+    if bundle is None:
+        if file in (None, "-"):
+            raise typer.BadParameter("is needed where there is no file name to guess it from", param_hint="--bundle")
+        bundle = Path(f"{file}{SUFFIX}")
+    with bundle.open("rb") as opened:
+        return opened.read(MAX_BUNDLE + 1)
+
+
+def _artifact(file: str | None, digest: str | None, advance: Any) -> Artifact | None:
+    from sealkeeper.verify import Artifact
+
+    if digest is not None:
+        name, _, value = digest.partition(":")
+        try:
+            return Artifact.from_digest(_DIGESTS[name], bytes.fromhex(value))
+        except (KeyError, ValueError):
+            raise typer.BadParameter("must be sha256:HEX, sha384:HEX or sha512:HEX", param_hint="--digest") from None
+    if file == "-":
+        return Artifact.from_stream(sys.stdin.buffer)
+    return Artifact.from_path(Path(file), advance) if file is not None else None
+
+
+def _report(result: VerificationResult, policy: Policy, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "verified": result.verified,
+                "steps": [{"name": one.name, "passed": one.passed, "detail": one.detail} for one in result.steps],
+                "time": result.time.isoformat() if result.time is not None else None,
+                "keyVersion": result.key_name or None,
+                "identity": result.identity or None,
+                "issuer": result.issuer or None,
+                "log": result.log_origin or None,
+                "logIndex": result.log_index,
+            }
+        )
+        return
+    for step in result.steps:
+        print_text(f"{mark(step.passed)} {step.name:22} {printable(step.detail)}")
+    if result.verified:
+        who = result.identity or result.key_name
+        print_text(
+            f"verified: signed by {printable(who)}" + (" (any signer was accepted)" if policy.any_signer else "")
+        )
+    else:
+        print_text(f"refused at {result.steps[-1].name}: {printable(result.steps[-1].detail)}")

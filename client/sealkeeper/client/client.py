@@ -1,0 +1,440 @@
+"""The client, with and without asyncio.
+
+>>> with Client(Connection.load(Path("clients/ci.toml"))) as client:
+...     signed = client.sign("tenants/acme/keys/release", message_content(b"hello"))  # doctest: +SKIP
+
+Each call has a deadline, carries a request id where it changes or signs something, is retried while that is safe, and
+has its answer's checksums checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from sealkeeper.client import operations
+from sealkeeper.client.connection import OPTIONS, Connection
+from sealkeeper.client.errors import error_of
+from sealkeeper.client.operations import Operation
+from sealkeeper.client.retry import RetryPolicy
+from sealkeeper.v1 import (
+    key_pb2,
+    key_pb2_grpc,
+    log_pb2,
+    log_pb2_grpc,
+    resources_pb2,
+    signing_pb2,
+    signing_pb2_grpc,
+    trust_pb2,
+    trust_pb2_grpc,
+)
+
+T = TypeVar("T")
+_STUBS: dict[str, Callable[[Any], Any]] = {
+    "KeyService": key_pb2_grpc.KeyServiceStub,
+    "SigningService": signing_pb2_grpc.SigningServiceStub,
+    "LogService": log_pb2_grpc.LogServiceStub,
+    "TrustService": trust_pb2_grpc.TrustServiceStub,
+}
+_PAGE = 500
+
+
+class Client:
+    """A connection to a gateway.
+
+    Args:
+        connection: how to reach it.
+        timeout: seconds for a call with all its retries.
+        retry: when to try again.
+        sleep: waits; injected in tests.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        timeout: float = 30.0,
+        retry: RetryPolicy | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if connection.insecure:
+            self._channel = grpc.insecure_channel(connection.endpoint, OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(connection.endpoint, connection.credentials(), OPTIONS)
+        self._stubs = {name: stub(self._channel) for name, stub in _STUBS.items()}
+        self._timeout = timeout
+        self._retry = retry or RetryPolicy()
+        self._sleep = sleep
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._channel.close()
+
+    def call(self, operation: Operation[T]) -> T:
+        """Carry out a unary call.
+
+        Raises:
+            ClientError: it was refused, or the gateway did not answer in time.
+        """
+        deadline, tries = time.monotonic() + self._timeout, 0
+        method = getattr(self._stubs[operation.service], operation.method)
+        while True:
+            tries += 1
+            try:
+                response = method(operation.request, timeout=max(0.001, deadline - time.monotonic()))
+            except grpc.RpcError as raised:
+                error = error_of(raised)
+                delay = self._retry.delay(error, tries, deadline - time.monotonic())
+                if delay is None:
+                    raise error from None
+                self._sleep(delay)
+            else:
+                return operation.check(response)
+
+    def sign(
+        self,
+        key: str,
+        content: signing_pb2.SignContent,
+        *,
+        certificate: bool = False,
+        request_id: str | None = None,
+    ) -> signing_pb2.SignResponse:
+        """Sign one content; see ``digest_content``, ``message_content``, ``dsse_content``.
+
+        Args:
+            key: ``tenants/{tenant}/keys/{key}``, or its ACTIVE version.
+            content: what to sign.
+            certificate: put a certificate into the bundle instead of a hint at the key.
+            request_id: of a call that this one repeats.
+
+        Raises:
+            ClientError: it was refused, or the gateway did not answer in time.
+        """
+        return self.call(operations.sign(key, content, certificate=certificate, request_id=request_id))
+
+    def sign_batch(
+        self,
+        key: str,
+        items: Sequence[signing_pb2.SignContent],
+        *,
+        certificate: bool = False,
+        request_id: str | None = None,
+    ) -> signing_pb2.SignBatchResponse:
+        """Sign up to 1,000 contents, all or none; as ``sign``."""
+        return self.call(operations.sign_batch(key, items, certificate=certificate, request_id=request_id))
+
+    def verify(
+        self, bundle: bytes, key: str, *, message: bytes | None = None, digest: tuple[str, bytes] | None = None
+    ) -> signing_pb2.VerifyResponse:
+        """Let the gateway verify a bundle; ``sealkeeper.verify`` does it without a gateway."""
+        return self.call(operations.verify(bundle, key, message=message, digest=digest))
+
+    def public_key(self, name: str) -> signing_pb2.GetPublicKeyResponse:
+        """The public key of a key's ACTIVE version, or of a version."""
+        return self.call(operations.public_key(name))
+
+    def create_key(
+        self,
+        parent: str,
+        key_id: str,
+        algorithm: str,
+        *,
+        provider: str = "",
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> key_pb2.CreateKeyResponse:
+        """Make a key; ``algorithm`` as in ``PublicKeyDetails``."""
+        return self.call(
+            operations.create_key(
+                parent, key_id, algorithm, provider=provider, labels=labels or {}, request_id=request_id
+            )
+        )
+
+    def get_key(self, name: str) -> resources_pb2.Key:
+        """Look a key up."""
+        return self.call(operations.get_key(name))
+
+    def list_keys(self, parent: str) -> Iterator[resources_pb2.Key]:
+        """All keys of a tenant, page by page."""
+        token = ""
+        while True:
+            page = self.call(operations.list_keys(parent, token, _PAGE))
+            yield from page.keys
+            token = page.next_page_token
+            if not token:
+                return
+
+    def get_key_version(self, name: str) -> resources_pb2.KeyVersion:
+        """Look a version up."""
+        return self.call(operations.get_key_version(name))
+
+    def list_key_versions(self, parent: str) -> Iterator[resources_pb2.KeyVersion]:
+        """All versions of a key, newest first, page by page."""
+        token = ""
+        while True:
+            page = self.call(operations.list_key_versions(parent, token, _PAGE))
+            yield from page.versions
+            token = page.next_page_token
+            if not token:
+                return
+
+    def rotate_key(
+        self, name: str, *, publish_period: timedelta | None = None, request_id: str | None = None
+    ) -> key_pb2.RotateKeyResponse:
+        """Make a new version that signs after ``publish_period``."""
+        return self.call(operations.rotate_key(name, publish_period=publish_period, request_id=request_id))
+
+    def set_key_version_state(
+        self,
+        name: str,
+        state: str,
+        *,
+        compromise_time: datetime | None = None,
+        destroy_delay: timedelta | None = None,
+        etag: str = "",
+        request_id: str | None = None,
+    ) -> resources_pb2.KeyVersion:
+        """Move a version into another state."""
+        return self.call(
+            operations.set_key_version_state(
+                name,
+                state,
+                compromise_time=compromise_time,
+                destroy_delay=destroy_delay,
+                etag=etag,
+                request_id=request_id,
+            )
+        )
+
+    def checkpoint(self, log: str = "logs/transparency") -> log_pb2.GetCheckpointResponse:
+        """The newest checkpoint."""
+        return self.call(operations.checkpoint(log))
+
+    def inclusion_proof(self, log: str, index: int, tree_size: int = 0) -> log_pb2.GetInclusionProofResponse:
+        """Prove that an entry is in a tree; 0 is the newest checkpoint's."""
+        return self.call(operations.inclusion_proof(log, index, tree_size))
+
+    def consistency_proof(self, log: str, first: int, second: int = 0) -> log_pb2.GetConsistencyProofResponse:
+        """Prove that one tree is a prefix of another; 0 is the newest checkpoint's."""
+        return self.call(operations.consistency_proof(log, first, second))
+
+    def entries(self, log: str, start: int = 0, limit: int = 0) -> Iterator[log_pb2.LogEntry]:
+        """Entries in order; not retried once some have come.
+
+        Raises:
+            ClientError: it was refused, or the gateway did not answer in time.
+        """
+        operation = operations.entries(log, start, limit)
+        method = getattr(self._stubs[operation.service], operation.method)
+        try:
+            for response in method(operation.request):
+                yield from operation.check(response)
+        except grpc.RpcError as raised:
+            raise error_of(raised) from None
+
+    def trust_root(self, parent: str) -> trust_pb2.GetTrustRootResponse:
+        """The trust root with a tenant's keys."""
+        return self.call(operations.trust_root(parent))
+
+
+class AsyncClient:
+    """The same for asyncio: ``call`` carries out what ``operations`` makes, the rest are its short forms.
+
+    Args:
+        connection: how to reach the gateway.
+        timeout: seconds for a call with all its retries.
+        retry: when to try again.
+        sleep: waits; injected in tests.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        timeout: float = 30.0,
+        retry: RetryPolicy | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        if connection.insecure:
+            self._channel = grpc.aio.insecure_channel(connection.endpoint, OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(connection.endpoint, connection.credentials(), OPTIONS)
+        self._stubs = {name: stub(self._channel) for name, stub in _STUBS.items()}
+        self._timeout = timeout
+        self._retry = retry or RetryPolicy()
+        self._sleep = sleep
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        await self._channel.close(None)
+
+    async def call(self, operation: Operation[T]) -> T:
+        """Carry out a unary call; as ``Client.call``."""
+        deadline, tries = time.monotonic() + self._timeout, 0
+        method = getattr(self._stubs[operation.service], operation.method)
+        while True:
+            tries += 1
+            try:
+                response = await method(operation.request, timeout=max(0.001, deadline - time.monotonic()))
+            except grpc.RpcError as raised:
+                error = error_of(raised)
+                delay = self._retry.delay(error, tries, deadline - time.monotonic())
+                if delay is None:
+                    raise error from None
+                await self._sleep(delay)
+            else:
+                return operation.check(response)
+
+    async def sign(
+        self,
+        key: str,
+        content: signing_pb2.SignContent,
+        *,
+        certificate: bool = False,
+        request_id: str | None = None,
+    ) -> signing_pb2.SignResponse:
+        """As ``Client.sign``."""
+        return await self.call(operations.sign(key, content, certificate=certificate, request_id=request_id))
+
+    async def sign_batch(
+        self,
+        key: str,
+        items: Sequence[signing_pb2.SignContent],
+        *,
+        certificate: bool = False,
+        request_id: str | None = None,
+    ) -> signing_pb2.SignBatchResponse:
+        """As ``Client.sign_batch``."""
+        return await self.call(operations.sign_batch(key, items, certificate=certificate, request_id=request_id))
+
+    async def verify(
+        self, bundle: bytes, key: str, *, message: bytes | None = None, digest: tuple[str, bytes] | None = None
+    ) -> signing_pb2.VerifyResponse:
+        """As ``Client.verify``."""
+        return await self.call(operations.verify(bundle, key, message=message, digest=digest))
+
+    async def public_key(self, name: str) -> signing_pb2.GetPublicKeyResponse:
+        """As ``Client.public_key``."""
+        return await self.call(operations.public_key(name))
+
+    async def create_key(
+        self,
+        parent: str,
+        key_id: str,
+        algorithm: str,
+        *,
+        provider: str = "",
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> key_pb2.CreateKeyResponse:
+        """As ``Client.create_key``."""
+        return await self.call(
+            operations.create_key(
+                parent, key_id, algorithm, provider=provider, labels=labels or {}, request_id=request_id
+            )
+        )
+
+    async def get_key(self, name: str) -> resources_pb2.Key:
+        """As ``Client.get_key``."""
+        return await self.call(operations.get_key(name))
+
+    async def list_keys(self, parent: str) -> AsyncIterator[resources_pb2.Key]:
+        """As ``Client.list_keys``."""
+        token, more = "", True
+        while more:
+            page = await self.call(operations.list_keys(parent, token, _PAGE))
+            for one in page.keys:
+                yield one
+            token = page.next_page_token
+            more = bool(token)
+
+    async def get_key_version(self, name: str) -> resources_pb2.KeyVersion:
+        """As ``Client.get_key_version``."""
+        return await self.call(operations.get_key_version(name))
+
+    async def list_key_versions(self, parent: str) -> AsyncIterator[resources_pb2.KeyVersion]:
+        """As ``Client.list_key_versions``."""
+        token, more = "", True
+        while more:
+            page = await self.call(operations.list_key_versions(parent, token, _PAGE))
+            for one in page.versions:
+                yield one
+            token = page.next_page_token
+            more = bool(token)
+
+    async def rotate_key(
+        self, name: str, *, publish_period: timedelta | None = None, request_id: str | None = None
+    ) -> key_pb2.RotateKeyResponse:
+        """As ``Client.rotate_key``."""
+        return await self.call(operations.rotate_key(name, publish_period=publish_period, request_id=request_id))
+
+    async def set_key_version_state(
+        self,
+        name: str,
+        state: str,
+        *,
+        compromise_time: datetime | None = None,
+        destroy_delay: timedelta | None = None,
+        etag: str = "",
+        request_id: str | None = None,
+    ) -> resources_pb2.KeyVersion:
+        """As ``Client.set_key_version_state``."""
+        return await self.call(
+            operations.set_key_version_state(
+                name,
+                state,
+                compromise_time=compromise_time,
+                destroy_delay=destroy_delay,
+                etag=etag,
+                request_id=request_id,
+            )
+        )
+
+    async def checkpoint(self, log: str = "logs/transparency") -> log_pb2.GetCheckpointResponse:
+        """As ``Client.checkpoint``."""
+        return await self.call(operations.checkpoint(log))
+
+    async def inclusion_proof(self, log: str, index: int, tree_size: int = 0) -> log_pb2.GetInclusionProofResponse:
+        """As ``Client.inclusion_proof``."""
+        return await self.call(operations.inclusion_proof(log, index, tree_size))
+
+    async def consistency_proof(self, log: str, first: int, second: int = 0) -> log_pb2.GetConsistencyProofResponse:
+        """As ``Client.consistency_proof``."""
+        return await self.call(operations.consistency_proof(log, first, second))
+
+    async def entries(self, log: str, start: int = 0, limit: int = 0) -> AsyncIterator[log_pb2.LogEntry]:
+        """As ``Client.entries``."""
+        operation = operations.entries(log, start, limit)
+        method = getattr(self._stubs[operation.service], operation.method)
+        try:
+            async for response in method(operation.request):
+                for one in operation.check(response):
+                    yield one
+        except grpc.RpcError as raised:
+            raise error_of(raised) from None
+
+    async def trust_root(self, parent: str) -> trust_pb2.GetTrustRootResponse:
+        """As ``Client.trust_root``."""
+        return await self.call(operations.trust_root(parent))
