@@ -19,7 +19,7 @@ _DIGESTS = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
 
 def verify(
     context: typer.Context,
-    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="The artifact; - is standard input.")] = None,
+    file: Annotated[str | None, typer.Argument(metavar="FILE", help="The artifact; - is standard input.")] = None,
     bundle: Annotated[
         Path | None, typer.Option("--bundle", "-b", help="Its bundle [default: FILE.sigstore.json]")
     ] = None,

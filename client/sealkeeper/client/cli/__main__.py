@@ -1,0 +1,5 @@
+"""``python -m sealkeeper.client.cli`` is ``sealkeeper``."""
+
+from sealkeeper.client.cli import main
+
+main()
