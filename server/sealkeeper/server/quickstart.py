@@ -1,7 +1,7 @@
 """The main job in one go: ``python -m sealkeeper.server.quickstart``.
 
 Starts a gateway of its own on loopback, signs the project's wheel, verifies it offline, rotates the key, verifies
-again, and shows that a tampered copy is refused. It uses the command line as a person would; what it ran is there to read.
+again, and shows that a tampered copy is refused. It uses the command line as a person would, and shows what it ran.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,15 +210,28 @@ def _softhsm_token(output: Path) -> tuple[str, dict[str, str]] | None:
     pin.touch(mode=0o600)
     pin.write_text(f"{int.from_bytes(os.urandom(4), 'big'):010}\n")
     environment = {"SOFTHSM2_CONF": str(settings)}
-    # A token of this run, thrown away with it: its PIN guards nothing else, and the tool takes it no other way.
-    command = [tool, "--init-token", "--free", "--label", "quickstart", "--pin", pin.read_text().strip()]
-    command += ["--so-pin", pin.read_text().strip()]
-    done = subprocess.run(  # noqa: S603
-        command, env={**os.environ, **environment}, capture_output=True, check=False, timeout=_COMMAND_SECONDS
-    )
-    if done.returncode != 0:
+    command = [tool, "--init-token", "--free", "--label", "quickstart"]
+    if not _answered(command, pin.read_text(), {**os.environ, **environment}):
         return None
     return f"pkcs11:token=quickstart?module-path={library}&pin-source=file:{pin}", environment
+
+
+def _answered(command: Sequence[str], answer: str, environment: dict[str, str]) -> bool:
+    """Run a tool that asks for PINs on a terminal, and answer each question: in argv, everybody could read them."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(  # noqa: S603
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+    )
+    os.close(theirs)
+    heard = b""
+    with suppress(OSError):  # how a terminal says that nobody is at its other end
+        while said := os.read(ours, 1024):
+            heard += said
+            if heard.rstrip().endswith(b"PIN:"):
+                os.write(ours, answer.encode())
+                heard = b""
+    os.close(ours)
+    return process.wait(_COMMAND_SECONDS) == 0
 
 
 @contextmanager
