@@ -5,7 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sealkeeper.client.client import AsyncClient, Client
+    from sealkeeper.client.connection import Connection
+    from sealkeeper.client.errors import ClientError
+    from sealkeeper.client.operations import digest_content, dsse_content, message_content
 
 _HOMES = {
     "AsyncClient": "client",

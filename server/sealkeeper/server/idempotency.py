@@ -221,7 +221,8 @@ class RequestLedger:
         """Take in a request that the audit log knows of, unless it is known."""
         if time >= self._clock.at_least_latest() - LIFETIME and request.id not in self._known:
             self._known.add(request.id)
-            self._rows.append(RequestRow[bytes](request, time, bytes).filled(answer))
+            row: RequestRow[bytes] = RequestRow(request, time, bytes)
+            self._rows.append(row.filled(answer))
             if len(self._rows) >= _MAX_ANSWERS:
                 await self.flush()
 

@@ -1,0 +1,1 @@
+"""Faults, by really killing and breaking things."""
