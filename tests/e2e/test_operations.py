@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from pathlib import Path
 
 import grpc
 import pytest

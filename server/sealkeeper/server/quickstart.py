@@ -181,7 +181,7 @@ def _make_gateway(output: Path, step: Step) -> dict[str, str]:
     names = ("--listen", "--http-listen", "--metrics-listen")
     arguments = [part for name, port in zip(names, ports, strict=True) for part in (name, f"127.0.0.1:{port}")]
     environment: dict[str, str] = {}
-    token = _softhsm_token(output)
+    token = softhsm_token(output)
     if token is not None:
         uri, environment = token
         arguments += ["--provider-uri", uri]
@@ -197,7 +197,7 @@ def _make_gateway(output: Path, step: Step) -> dict[str, str]:
     return environment
 
 
-def _softhsm_token(output: Path) -> tuple[str, dict[str, str]] | None:
+def softhsm_token(output: Path) -> tuple[str, dict[str, str]] | None:
     """A token for this run alone; ``None`` where SoftHSM2 or its tool is missing."""
     library = next((one for one in _SOFTHSM if one.exists()), None)
     tool = shutil.which("softhsm2-util")

@@ -1,0 +1,118 @@
+"""``make bench``: what a gateway does on this machine. Load comes from h2load (Debian: nghttp2-client).
+
+The port is plaintext on loopback, because h2load shows no client certificate. Every signature is durable, logged, has a
+timestamp and an inclusion proof; what is measured is the whole way, gateway and its key workers sharing the processors
+with h2load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sealkeeper.client import Client, Connection, digest_content, message_content
+from sealkeeper.server.quickstart import softhsm_token
+from sealkeeper.v1 import signing_pb2
+from sealkeeper.verify import Artifact, Policy, TrustRoot, verify
+from tests.e2e.running import P256, PARENT, Running
+
+CONNECTIONS = (1, 8, 32, 128)
+BATCH = 100
+CONTENT = digest_content("SHA2_256", sha256(b"artifact").digest())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("--seconds", type=int, default=5, help="of each load")
+    parser.add_argument("--provider", choices=["software", "softhsm"], default="software")
+    arguments = parser.parse_args()
+    if shutil.which("h2load") is None:
+        sys.exit("h2load is missing (Debian: apt-get install nghttp2-client)")
+    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} processors")
+    print(f"provider {arguments.provider}, key {P256}, loads of {arguments.seconds} s")
+    with TemporaryDirectory() as folder:
+        measure_gateway(Path(folder), arguments.provider, arguments.seconds)
+    measure_start_up()
+
+
+def measure_gateway(folder: Path, provider: str, seconds: int) -> None:
+    token = softhsm_token(folder) if provider == "softhsm" else None
+    gateway = Running.make(folder / "gateway", token[0], **token[1]) if token else Running.make(folder / "gateway")
+    with gateway.running(SEALKEEPER_GATEWAY__INSECURE="true"):
+        address = gateway.addresses["grpc"]
+        with Client(Connection(address, "acme", insecure=True)) as client:
+            key = client.create_key(PARENT, "release", P256).key.name
+            one = signing_pb2.SignRequest(key=key, content=CONTENT)
+            batch = signing_pb2.SignBatchRequest(key=key, items=[CONTENT] * BATCH)
+            load(folder, address, "Sign", one, 8, 1)
+            print("\nconnections   signs/s    mean ms   p50 ms   p99 ms")
+            for connections in CONNECTIONS:
+                report(str(connections), 1, *load(folder, address, "Sign", one, connections, seconds))
+            print(f"batches of {BATCH}")
+            for connections in (1, 4, 8):
+                report(str(connections), BATCH, *load(folder, address, "SignBatch", batch, connections, seconds))
+            measure_verification(client, key)
+
+
+def load(
+    folder: Path, address: str, method: str, request: Any, connections: int, seconds: int
+) -> tuple[list[float], float]:
+    """Seconds of each request, and of all."""
+    data, log = folder / "request", folder / "log"
+    message = request.SerializeToString()
+    data.write_bytes(b"\0" + struct.pack(">I", len(message)) + message)
+    log.unlink(missing_ok=True)
+    command = ["h2load", f"-c{connections}", "-m1", f"-D{seconds}", "-t1", f"--log-file={log}", f"-d{data}"]
+    command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+    subprocess.run(
+        [*command, f"http://{address}/sealkeeper.v1.SigningService/{method}"], check=True, capture_output=True
+    )
+    rows = [line.split("\t") for line in log.read_text().splitlines()]
+    assert all(row[1] == "200" for row in rows)
+    return [int(row[2]) / 1e6 for row in rows], seconds
+
+
+def report(name: str, signatures: int, times: list[float], seconds: float) -> None:
+    times = sorted(times)
+    mean = sum(times) / len(times)
+    middle, late = times[len(times) // 2], times[int(len(times) * 0.99)]
+    rate = len(times) * signatures / seconds
+    print(f"{name:>11} {rate:>9,.0f} {mean * 1e3:>10.2f} {middle * 1e3:>8.2f} {late * 1e3:>8.2f}")
+
+
+def measure_verification(client: Client, key: str) -> None:
+    found = client.trust_root(PARENT)
+    trust = TrustRoot.from_json(found.trusted_root, found.keys)
+    print("verifications/s, one process")
+    for certificate in (False, True):
+        bundle = client.sign(key, message_content(b"artifact"), certificate=certificate).signature.bundle
+        count, started = 1000, time.perf_counter()
+        for _ in range(count):
+            assert verify(bundle, Artifact.from_bytes(b"artifact"), trust, Policy(key=key)).verified
+        rate = count / (time.perf_counter() - started)
+        print(f"{'certificate' if certificate else 'key':>11} {rate:>9,.0f}")
+
+
+def measure_start_up() -> None:
+    print("start-up of the command line, ms, best of 5")
+    for arguments in (["--version"], ["--help"], ["verify", "--help"]):
+        times = []
+        for _ in range(5):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-m", "sealkeeper.client.cli", *arguments], check=True, capture_output=True)
+            times.append(time.perf_counter() - started)
+        print(f"{' '.join(arguments):>20} {min(times) * 1e3:>6.0f}")
+
+
+if __name__ == "__main__":
+    main()
