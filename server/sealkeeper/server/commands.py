@@ -6,6 +6,7 @@ The client finds these functions by name; it turns the errors that they raise in
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sealkeeper.server.settings import Settings
 
 _log = logging.getLogger("sealkeeper")
+_COLLECT = (20_000, 20, 50)
 
 
 def init(
@@ -100,6 +102,10 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     gateway = await Gateway.start(settings)
+    # What was made up to here stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
     addresses = {"grpc": gateway.address, "http": gateway.http_address, "metrics": gateway.metrics_address}
     _log.info("serving", extra={"fields": addresses})
     print(json.dumps({"serving": addresses}), flush=True)  # noqa: T201

@@ -12,18 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
-from sealkeeper.hsm import ALGORITHMS, Algorithm, KeyProvider
+from sealkeeper.hsm import ALGORITHMS, Algorithm, KeyProvider, ProviderError
 from sealkeeper.server.bundle import BundleTemplate
 from sealkeeper.server.calls import Call
 from sealkeeper.server.certificates import KeyCertificates
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.entry import EntryTemplate, LoggedSignature, parse_entry
 from sealkeeper.server.errors import FailedPreconditionError, InvalidRequestError, UnavailableError
-from sealkeeper.server.key import KeyVersion
+from sealkeeper.server.key import KeyVersion, State
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.log import TRANSPARENCY, Inclusion, LogReader, Sequencer, Submission
 from sealkeeper.server.resources import KeyName, KeyVersionName
@@ -34,6 +34,9 @@ from sealkeeper.verify.dsse import pae
 MAX_ITEMS = 1000
 MAX_MESSAGE = 4 * 1024 * 1024
 _ATTEMPTS = 3
+# While one batch is with the provider, another can be with the log.
+_PARALLEL = 1
+_MAX_JOBS = 1000
 _INLINE = 64 * 1024
 _HASH_NAMES = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
 
@@ -110,8 +113,74 @@ class _Prepared:
     digest: bytes
 
 
+_Made: TypeAlias = tuple[bytes, bytes, Inclusion, bytes]
+"""Signature, log entry, where that is, timestamp."""
+
+
+class _Job:
+    """One request on its way through provider and log, together with others.
+
+    Args:
+        version: that signs.
+        prepared: its contents.
+        material: in the bundles.
+        entry_of: makes the entries.
+        call: for the audit record.
+        fingerprint: of the request.
+    """
+
+    __slots__ = ("call", "entry_of", "fingerprint", "made", "material", "prepared", "signatures", "version")
+
+    def __init__(
+        self,
+        version: KeyVersion,
+        prepared: Sequence[_Prepared],
+        material: Material,
+        entry_of: EntryTemplate,
+        call: Call,
+        fingerprint: bytes,
+    ) -> None:
+        self.version = version
+        self.prepared = prepared
+        self.material = material
+        self.entry_of = entry_of
+        self.call = call
+        self.fingerprint = fingerprint
+        self.signatures: Sequence[bytes] = ()
+        self.made: asyncio.Future[Sequence[_Made] | None] = asyncio.get_running_loop().create_future()
+        call.details["keyVersion"] = str(version.name)
+
+    def finish(self, made: Sequence[_Made]) -> None:
+        """Answer."""
+        if not self.made.done():
+            self.made.set_result(made)
+
+    def give_up(self) -> None:
+        """Answer that the version no longer signs."""
+        if not self.made.done():
+            self.made.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error."""
+        if not self.made.done():
+            self.made.set_exception(error)
+
+    def details(self) -> dict[str, Any]:
+        """For the audit record."""
+        details: dict[str, Any] = {"material": self.material, "count": len(self.prepared)}
+        if self.fingerprint:
+            details["fingerprint"] = self.fingerprint.hex()
+        # Of a batch the digests are in the transparency log only: a record has a bounded length.
+        if len(self.prepared) == 1:
+            details["digest"] = f"{self.prepared[0].digest_algorithm}:{self.prepared[0].digest.hex()}"
+        names = [one.content.artifact_name for one in self.prepared]
+        if any(names):
+            details["artifacts"] = names
+        return details
+
+
 class Signing:
-    """Signs.
+    """Signs. Requests that come while others are under way go through provider and log together.
 
     Args:
         keys: whose versions sign.
@@ -143,6 +212,9 @@ class Signing:
         self._log_id = log_id
         self._clock = clock
         self._telemetry = telemetry
+        self._under_way = 0
+        self._waiting: list[_Job] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         # By verifier: a public key or a certificate, DER.
         self._templates: dict[bytes, tuple[EntryTemplate, BundleTemplate]] = {}
 
@@ -171,56 +243,113 @@ class Signing:
         """
         for _ in range(_ATTEMPTS):
             version = self._keys.signing_version(name, self._clock.now())
-            algorithm = ALGORITHMS[version.algorithm]
-            prepared = await _prepare_all(contents, algorithm)
+            prepared = await _prepare_all(contents, ALGORITHMS[version.algorithm])
             entry_of, bundle_of = await self._templates_of(version, material)
-            provider = self._providers[version.provider]
-            signatures = await provider.sign(version.handle, algorithm, [one.payload for one in prepared])
-            stamps = await self._stamper.stamp(signatures)
-            # Meanwhile a custodian may have switched it off, or its time may be up: then this never leaves.
-            if self._keys.signing_version(name, self._clock.now()) is not version:
+            job = _Job(version, prepared, material, entry_of, call, fingerprint)
+            made = await self._in_turn(job)
+            # Meanwhile a custodian may have switched it off, or its time may be up: then this does not leave.
+            if made is None or self._keys.signing_version(name, self._clock.now()) is not version:
                 continue
-            entries = [
-                entry_of.body(one.digest_algorithm, one.digest, signature)
-                for one, signature in zip(prepared, signatures, strict=True)
-            ]
-            inclusions = await self._record(call, version, material, prepared, entries, fingerprint)
             self._telemetry.signatures(version.name.tenant, version.algorithm, len(prepared))
-            made = [
+            call.recorded = True
+            signatures = [
                 _signature(bundle_of, one, signature, entry, inclusion, stamp)
-                for one, signature, entry, inclusion, stamp in zip(
-                    prepared, signatures, entries, inclusions, stamps, strict=True
-                )
+                for one, (signature, entry, inclusion, stamp) in zip(prepared, made, strict=True)
             ]
-            return Signed(str(version.name), material, tuple(made), tuple(stamps))
+            return Signed(str(version.name), material, tuple(signatures), tuple(one[3] for one in made))
         raise UnavailableError("the key's versions change too quickly", next_step="retry")
 
-    async def _record(
-        self,
-        call: Call,
-        version: KeyVersion,
-        material: Material,
-        prepared: Sequence[_Prepared],
-        entries: Sequence[bytes],
-        fingerprint: bytes,
-    ) -> tuple[Inclusion, ...]:
-        call.details["keyVersion"] = str(version.name)
-        details: dict[str, Any] = {"material": material, "count": len(prepared)}
-        if fingerprint:
-            details["fingerprint"] = fingerprint.hex()
-        # Whose digests these are is in the transparency log; of a batch, only that is said.
-        if len(prepared) == 1:
-            details["digest"] = f"{prepared[0].digest_algorithm}:{prepared[0].digest.hex()}"
-        names = [one.content.artifact_name for one in prepared]
-        if any(names):
-            details["artifacts"] = names
+    async def _in_turn(self, job: _Job) -> Sequence[_Made] | None:
+        """Have a job done: at once where little is under way, else together with all that come meanwhile."""
+        if self._under_way < _PARALLEL:
+            await self._do([job])
+        else:
+            self._waiting.append(job)
+        return await job.made
 
-        def audit(first: int) -> list[bytes]:
-            return [call.audit_record(self._clock, **details, logIndex=first)]
+    async def _do(self, jobs: Sequence[_Job]) -> None:
+        self._under_way += 1
+        try:
+            await self._sign_and_record(jobs)
+        except Exception as error:  # noqa: BLE001  (every caller gets it)
+            for job in jobs:
+                job.fail(error)
+        finally:
+            self._under_way -= 1
+            if self._waiting:
+                batch, self._waiting = self._waiting[:_MAX_JOBS], self._waiting[_MAX_JOBS:]
+                task = asyncio.create_task(self._do(batch))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
-        receipt = await self._logs.submit(Submission(transparency=entries, audit=audit))
-        call.recorded = True
-        return receipt.transparency
+    async def _sign_and_record(self, jobs: Sequence[_Job]) -> None:
+        """The way of a batch: the provider signs, then the timestamp authority stamps while the logs record."""
+        jobs = await self._signed(jobs)
+        now = self._clock.now()
+        for job in jobs:
+            if job.version.state_at(now) is not State.ACTIVE:
+                job.give_up()
+        jobs = [job for job in jobs if not job.made.done()]
+        if not jobs:
+            return
+        signatures = [signature for job in jobs for signature in job.signatures]
+        entries = [
+            job.entry_of.body(one.digest_algorithm, one.digest, signature)
+            for job in jobs
+            for one, signature in zip(job.prepared, job.signatures, strict=True)
+        ]
+        stamping = asyncio.ensure_future(self._stamper.stamp(signatures))
+        try:
+            receipt = await self._logs.submit(
+                Submission(transparency=entries, audit=lambda first: self._audit_records(jobs, first))
+            )
+            stamps = await stamping
+        except BaseException:
+            stamping.cancel()
+            await asyncio.gather(stamping, return_exceptions=True)
+            raise
+        made = list(zip(signatures, entries, receipt.transparency, stamps, strict=True))
+        start = 0
+        for job in jobs:
+            end = start + len(job.prepared)
+            job.finish(made[start:end])
+            start = end
+
+    async def _signed(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
+        """Have each key's provider sign; jobs whose provider failed are answered, the others are given back."""
+        groups: dict[str, list[_Job]] = {}
+        for job in jobs:
+            if not job.made.done():
+                groups.setdefault(job.version.provider + job.version.handle, []).append(job)
+        if len(groups) == 1:
+            await self._sign_group(*groups.values())
+        else:
+            await asyncio.gather(*map(self._sign_group, groups.values()))
+        return [job for job in jobs if not job.made.done()]
+
+    async def _sign_group(self, jobs: Sequence[_Job]) -> None:
+        version = jobs[0].version
+        payloads = [one.payload for job in jobs for one in job.prepared]
+        try:
+            signatures = await self._providers[version.provider].sign(
+                version.handle, ALGORITHMS[version.algorithm], payloads
+            )
+        except ProviderError as error:
+            for job in jobs:
+                job.fail(error)
+            return
+        start = 0
+        for job in jobs:
+            end = start + len(job.prepared)
+            job.signatures = signatures[start:end]
+            start = end
+
+    def _audit_records(self, jobs: Sequence[_Job], first: int) -> list[bytes]:
+        records = []
+        for job in jobs:
+            records.append(job.call.audit_record(self._clock, **job.details(), logIndex=first))
+            first += len(job.prepared)
+        return records
 
     async def _templates_of(self, version: KeyVersion, material: Material) -> tuple[EntryTemplate, BundleTemplate]:
         if material is Material.PUBLIC_KEY:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,16 +22,19 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
-from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
+
+from sealkeeper.server.histograms import Histogram, with_histograms
 
 if TYPE_CHECKING:
     from sealkeeper.server.settings import TelemetrySettings
 
 log = logging.getLogger("sealkeeper")
 
+# Of a call whose spans are not exported: empty until a log line needs it.
+_trace_id: ContextVar[list[str] | None] = ContextVar("sealkeeper_trace_id", default=None)
 _LATENCY = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -48,6 +54,10 @@ class JsonFormatter(logging.Formatter):
         if context.is_valid:
             line["trace_id"] = f"{context.trace_id:032x}"
             line["span_id"] = f"{context.span_id:016x}"
+        elif (quiet := _trace_id.get()) is not None:
+            if not quiet:
+                quiet.append(secrets.token_hex(16))
+            line["trace_id"] = quiet[0]
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -93,42 +103,70 @@ class Telemetry:
 
     def __init__(self, settings: TelemetrySettings, domain: str, readers: list[MetricReader] | None = None) -> None:
         resource = Resource.create({"service.name": "sealkeeper", "service.instance.id": domain})
+        self._exports = settings.otlp_endpoint is not None
         self._tracing = _tracer_provider(settings, resource)
+        self._calls = Histogram(
+            "sealkeeper.call.duration",
+            "s",
+            "Time from a call's arrival to its answer",
+            _LATENCY,
+            ("method", "tenant", "role", "outcome"),
+        )
+        self._provider = Histogram(
+            "sealkeeper.provider.duration",
+            "s",
+            "Time of a provider's operation",
+            _LATENCY,
+            ("provider", "operation", "outcome"),
+        )
+        self._cycle = Histogram("sealkeeper.sequencer.cycle.duration", "s", "Time of a sequencer's cycle", _LATENCY, ())
+        self._batch = Histogram(
+            "sealkeeper.sequencer.batch.size", "{submission}", "Submissions in a cycle", _COUNTS, ()
+        )
         self._metering = MeterProvider(
-            [*_metric_readers(settings), *(readers or [])], resource=resource, views=_views()
+            [*_metric_readers(settings, self._histograms), *(readers or [])], resource=resource
         )
         self.tracer: trace.Tracer = self._tracing.get_tracer("sealkeeper")
         meter: metrics.Meter = self._metering.get_meter("sealkeeper")
         self._meter = meter
-        self._calls = meter.create_histogram(
-            "sealkeeper.call.duration", "s", "Time from a call's arrival to its answer"
-        )
-        self._refusals = meter.create_counter("sealkeeper.refusals", description="Calls refused, by reason")
-        self._signatures = meter.create_counter("sealkeeper.signatures", description="Signatures released")
-        self._provider = meter.create_histogram("sealkeeper.provider.duration", "s", "Time of a provider's operation")
-        self._cycle = meter.create_histogram("sealkeeper.sequencer.cycle.duration", "s", "Time of a sequencer's cycle")
-        self._batch = meter.create_histogram(
-            "sealkeeper.sequencer.batch.size", "{submission}", "Submissions in a cycle"
-        )
+        self._refused: Counter[tuple[str, str, str]] = Counter()
+        self._signed: Counter[tuple[str, str]] = Counter()
+        self._watch_counts()
 
     def call(self, method: str, tenant: str, role: str, outcome: str, seconds: float) -> None:
         """Count a call. ``outcome`` is OK or the refusal's reason."""
-        self._calls.record(seconds, {"method": method, "tenant": tenant, "role": role, "outcome": outcome})
+        self._calls.record(seconds, method, tenant, role, outcome)
         if outcome != "OK":
-            self._refusals.add(1, {"method": method, "tenant": tenant, "reason": outcome})
+            self._refused[method, tenant, outcome] += 1
 
     def signatures(self, tenant: str, algorithm: str, count: int) -> None:
         """Count released signatures."""
-        self._signatures.add(count, {"tenant": tenant, "algorithm": algorithm})
+        self._signed[tenant, algorithm] += count
 
     def provider_operation(self, provider: str, operation: str, outcome: str, seconds: float) -> None:
         """Measure one operation of a provider."""
-        self._provider.record(seconds, {"provider": provider, "operation": operation, "outcome": outcome})
+        self._provider.record(seconds, provider, operation, outcome)
 
     def cycle(self, submissions: int, seconds: float) -> None:
         """Measure one cycle of the sequencer."""
         self._cycle.record(seconds)
         self._batch.record(submissions)
+
+    def _histograms(self) -> list[Histogram]:
+        return [self._calls, self._provider, self._cycle, self._batch]
+
+    def _watch_counts(self) -> None:
+        def refusals(_: CallbackOptions) -> Iterator[Observation]:
+            for (method, tenant, reason), count in list(self._refused.items()):
+                yield Observation(count, {"method": method, "tenant": tenant, "reason": reason})
+
+        def signatures(_: CallbackOptions) -> Iterator[Observation]:
+            for (tenant, algorithm), count in list(self._signed.items()):
+                yield Observation(count, {"tenant": tenant, "algorithm": algorithm})
+
+        create = self._meter.create_observable_counter
+        create("sealkeeper.refusals", [refusals], description="Calls refused, by reason")
+        create("sealkeeper.signatures", [signatures], description="Signatures released")
 
     def watch_logs(self, logs: ObservedLogs) -> None:
         """Observe the logs' sizes and the age of their checkpoints."""
@@ -154,10 +192,22 @@ class Telemetry:
     @contextmanager
     def span(self, name: str, parent: Context | None = None, **attributes: str) -> Iterator[trace.Span]:
         """A span around a block; a refusal's text is not recorded, its reason is set by the caller."""
+        if not self._exports:
+            # Nobody will see it: only a trace's id for log lines is needed, and made when one is written.
+            token = _trace_id.set([])
+            try:
+                yield trace.INVALID_SPAN
+            finally:
+                _trace_id.reset(token)
+            return
         with self.tracer.start_as_current_span(
             name, parent, attributes=attributes, record_exception=False, set_status_on_exception=False
         ) as span:
             yield span
+
+    def start_span(self, name: str, **attributes: str) -> trace.Span:
+        """A span that the caller ends."""
+        return self.tracer.start_span(name, attributes=attributes) if self._exports else trace.INVALID_SPAN
 
     def close(self) -> None:
         """Send what is left and stop."""
@@ -177,23 +227,16 @@ def _tracer_provider(settings: TelemetrySettings, resource: Resource) -> TracerP
     return provider
 
 
-def _metric_readers(settings: TelemetrySettings) -> list[MetricReader]:
+def _metric_readers(settings: TelemetrySettings, histograms: Callable[[], list[Histogram]]) -> list[MetricReader]:
     readers: list[MetricReader] = []
     if settings.metrics_listen is not None:
         from opentelemetry.exporter.prometheus import PrometheusMetricReader
 
-        readers.append(PrometheusMetricReader())
+        readers.append(with_histograms(PrometheusMetricReader, histograms)())
     if settings.otlp_endpoint is not None:
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
         exporter = OTLPMetricExporter(endpoint=settings.otlp_endpoint, insecure=settings.otlp_insecure)
-        readers.append(PeriodicExportingMetricReader(exporter))
+        readers.append(with_histograms(PeriodicExportingMetricReader, histograms)(exporter))
     return readers
-
-
-def _views() -> list[View]:
-    def buckets(name: str, boundaries: tuple[float, ...]) -> View:
-        return View(instrument_name=name, aggregation=ExplicitBucketHistogramAggregation(boundaries))
-
-    return [buckets("*.duration", _LATENCY), buckets("*.size", _COUNTS)]

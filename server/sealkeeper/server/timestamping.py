@@ -65,6 +65,7 @@ class TimestampAuthority:
         self._key = key
         self._clock = clock
         self._template = _Template(chain[0])
+        self._pool: list[bytes] = []
         self._second: tuple[int, bytes, bytes] = (0, b"", b"")
 
     async def stamp(self, messages: Sequence[bytes]) -> list[bytes]:
@@ -77,7 +78,7 @@ class TimestampAuthority:
             ClockWentBackError: the clock cannot be relied upon.
         """
         general, utc = self._times()
-        infos = [_tst_info(sha256(message).digest(), secrets.token_bytes(_SERIAL), general) for message in messages]
+        infos = [_tst_info(sha256(message).digest(), self._random(), general) for message in messages]
         attributes = [self._template.attributes(sha256(info).digest(), utc) for info in infos]
         # The signature is over the SET, not over the implicit tag that it has in the message (RFC 5652 section 5.4).
         digests = [sha256(tlv(SET, one)).digest() for one in attributes]
@@ -86,6 +87,13 @@ class TimestampAuthority:
             self._template.response(info, attribute, signature)
             for info, attribute, signature in zip(infos, attributes, signatures, strict=True)
         ]
+
+    def _random(self) -> bytes:
+        # From the operating system in large pieces: asking costs more than the bytes.
+        if not self._pool:
+            data = secrets.token_bytes(256 * _SERIAL)
+            self._pool = [data[at : at + _SERIAL] for at in range(0, len(data), _SERIAL)]
+        return self._pool.pop()
 
     def _times(self) -> tuple[bytes, bytes]:
         now = self._clock()
