@@ -179,7 +179,8 @@ def test_a_mask_chooses_the_fields(gateway: Running, key: str) -> None:
     def get(*paths: str) -> resources_pb2.Key:
         request = key_pb2.GetKeyRequest(name=key, read_mask=FieldMask(paths=paths))
         with gateway.client("ci") as ci:
-            return ci.call(Operation[resources_pb2.Key]("KeyService", "GetKey", request, lambda one: one.key))
+            operation: Operation[resources_pb2.Key] = Operation("KeyService", "GetKey", request, lambda one: one.key)
+            return ci.call(operation)
 
     found = get("name", "etag")
     assert (found.name, found.etag, found.provider) == (key, "r1", "")

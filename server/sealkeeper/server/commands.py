@@ -88,9 +88,11 @@ def serve(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if insecure:
         os.environ["SEALKEEPER_GATEWAY__INSECURE"] = "true"
+    import uvloop
+
     from sealkeeper.server.settings import SETTINGS_FILE, load_settings
 
-    asyncio.run(_serve(load_settings(settings / SETTINGS_FILE if settings.is_dir() else settings)))
+    uvloop.run(_serve(load_settings(settings / SETTINGS_FILE if settings.is_dir() else settings)))
 
 
 async def _serve(settings: Settings) -> None:

@@ -34,9 +34,9 @@ from sealkeeper.verify.dsse import pae
 MAX_ITEMS = 1000
 MAX_MESSAGE = 4 * 1024 * 1024
 _ATTEMPTS = 3
-# While one batch is with the provider, another can be with the log.
-_PARALLEL = 1
-_MAX_JOBS = 1000
+# A batch that is worth its way goes while others are under way: one is with the provider, one with the logs.
+_FULL = 64
+_PARALLEL = 4
 _INLINE = 64 * 1024
 _HASH_NAMES = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
 
@@ -214,6 +214,7 @@ class Signing:
         self._telemetry = telemetry
         self._under_way = 0
         self._waiting: list[_Job] = []
+        self._waiting_items = 0
         self._tasks: set[asyncio.Task[None]] = set()
         # By verifier: a public key or a certificate, DER.
         self._templates: dict[bytes, tuple[EntryTemplate, BundleTemplate]] = {}
@@ -261,11 +262,20 @@ class Signing:
 
     async def _in_turn(self, job: _Job) -> Sequence[_Made] | None:
         """Have a job done: at once where little is under way, else together with all that come meanwhile."""
-        if self._under_way < _PARALLEL:
+        if not self._under_way:
             await self._do([job])
         else:
             self._waiting.append(job)
+            self._waiting_items += len(job.prepared)
+            if self._waiting_items >= _FULL and self._under_way < _PARALLEL:
+                self._start_batch()
         return await job.made
+
+    def _start_batch(self) -> None:
+        batch, self._waiting, self._waiting_items = self._waiting, [], 0
+        task = asyncio.create_task(self._do(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _do(self, jobs: Sequence[_Job]) -> None:
         self._under_way += 1
@@ -277,10 +287,7 @@ class Signing:
         finally:
             self._under_way -= 1
             if self._waiting:
-                batch, self._waiting = self._waiting[:_MAX_JOBS], self._waiting[_MAX_JOBS:]
-                task = asyncio.create_task(self._do(batch))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._start_batch()
 
     async def _sign_and_record(self, jobs: Sequence[_Job]) -> None:
         """The way of a batch: the provider signs, then the timestamp authority stamps while the logs record."""
