@@ -84,6 +84,12 @@ class UnavailableError(ClientError):
     reason = "UNAVAILABLE"
 
 
+class ExhaustedError(UnavailableError):
+    """Too much is under way, or a disk is full; ``retry_after`` says when a retry makes sense, if it does."""
+
+    reason = "RESOURCE_EXHAUSTED"
+
+
 class CorruptAnswerError(ClientError):
     """The answer is not what was asked for, or was damaged on its way. Nothing of it is given out."""
 
@@ -97,7 +103,7 @@ _KINDS: dict[str, type[ClientError]] = {
     "NOT_FOUND": NotFoundError,
     "UNAVAILABLE": UnavailableError,
     "DEADLINE_EXCEEDED": UnavailableError,
-    "RESOURCE_EXHAUSTED": UnavailableError,
+    "RESOURCE_EXHAUSTED": ExhaustedError,
     "CANCELLED": UnavailableError,
     "INTERNAL": UnavailableError,
     "UNKNOWN": UnavailableError,

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sealkeeper.client.errors import ClientError, UnavailableError
+from sealkeeper.client.errors import ClientError, ExhaustedError, UnavailableError
 
 _FIRST = 0.1
 _LONGEST = 5.0
@@ -35,7 +35,7 @@ class RetryPolicy:
         """
         if not isinstance(error, UnavailableError) or error.reason in _REASONS or tries >= self.attempts:
             return None
-        if error.reason == "RESOURCE_EXHAUSTED" and error.retry_after is None:
+        if isinstance(error, ExhaustedError) and error.retry_after is None:
             return None
         delay = min(_LONGEST, _FIRST * 2 ** (tries - 1)) * self.random()
         if error.retry_after is not None:
