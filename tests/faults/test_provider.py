@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -65,6 +66,26 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_signed_is_lost(gateway:
             result = verify(signature.bundle, artifact, trust, Policy(key=key)).require()
             assert result.log_index is not None
             assert signature.log_index < len(entries)
+
+
+def test_a_deadline_ends_a_call_that_a_key_store_holds_up_and_the_audit_log_says_so(gateway: Running) -> None:
+    with gateway.running():
+        key = gateway.create_key("release")
+        [worker] = workers(gateway)
+        os.kill(worker, signal.SIGSTOP)
+        with gateway.client("ci", timeout=0.5) as ci, pytest.raises(UnavailableError) as caught:
+            ci.sign(key, message_content(b"x"))
+        os.kill(worker, signal.SIGCONT)
+        assert caught.value.reason == "DEADLINE_EXCEEDED"
+        assert "--timeout" in caught.value.next_step
+        with gateway.client("ci") as ci:
+            ci.sign(key, message_content(b"y"))
+        with gateway.client("admin") as admin:
+            records = [json.loads(one.body) for one in admin.entries("logs/audit") if one.body]
+    signs = [one for one in records if one["method"] == "SigningService/Sign"]
+    [cancelled] = [one for one in signs if one["outcome"] == "CANCELLED"]
+    # What a request id stands for goes on without its caller, so that a retry finds the answer.
+    assert cancelled["requestId"] in [one["requestId"] for one in signs if one["outcome"] == "OK"]
 
 
 def test_a_token_that_is_taken_out_is_unavailable_until_it_is_back(gateway: Running, tmp_path: Path) -> None:
