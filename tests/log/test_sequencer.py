@@ -177,7 +177,7 @@ async def test_too_many_waiting_are_refused_at_once(tmp_path: Path, monkeypatch:
 
 async def test_a_caller_that_goes_away_harms_nobody(tmp_path: Path) -> None:
     async with opened(tmp_path) as logs:
-        tasks = [asyncio.create_task(logs.submit(Submission(transparency=[body(n)]))) for n in range(20)]
+        tasks = [asyncio.ensure_future(logs.submit(Submission(transparency=[body(n)]))) for n in range(20)]
         await asyncio.sleep(0)
         for task in tasks[::2]:
             task.cancel()
@@ -320,7 +320,7 @@ async def test_partial_tiles_and_journal_segments_are_cleaned_up(tmp_path: Path)
 
 async def test_a_closed_log_takes_nothing_more(tmp_path: Path) -> None:
     async with opened(tmp_path) as logs:
-        waiting = asyncio.create_task(logs.submit(Submission(transparency=[b"in time"])))
+        waiting = asyncio.ensure_future(logs.submit(Submission(transparency=[b"in time"])))
         await asyncio.sleep(0)
         await logs.close()
         assert (await waiting).transparency[0].index == 0

@@ -210,7 +210,7 @@ class WorkerProvider:
 
     async def _ask(self, request: Callable[[int], frames.Request]) -> frames.Response:
         # A slot whose worker is dead has no load, so it is chosen and its worker replaced.
-        slot = min(self._slots, key=lambda one: one.load)
+        slot = self._slots[0] if len(self._slots) == 1 else min(self._slots, key=lambda one: one.load)
         if slot.load >= MAX_PENDING:
             raise ProviderUnavailableError("too many requests wait for the key store", next_step="try again later")
         channel = slot.channel

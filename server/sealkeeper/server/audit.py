@@ -7,7 +7,6 @@ digests, which are the tenant's own; they hold no signature, no content and no s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -18,11 +17,28 @@ from sealkeeper.server.clock import rfc3339
 FORMAT = "sealkeeper-audit/1"
 OK = "OK"
 _MAX_RECORD = 65_535
-_encode = msgspec.json.Encoder(order="sorted").encode
+_OMITTED = {"omitted": "too long"}
+_encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-@dataclass(frozen=True, slots=True)
-class AuditRecord:
+class _Document(msgspec.Struct, frozen=True, rename="camel"):
+    """The record as JSON has it; in the order of the names."""
+
+    details: Mapping[str, Any]
+    format: str
+    method: str
+    outcome: str
+    policy: str
+    policy_version: str
+    request_id: str
+    resource: str
+    role: str
+    subject: str
+    tenant: str
+    time: str
+
+
+class AuditRecord(msgspec.Struct, frozen=True):
     """One record.
 
     Attributes:
@@ -49,29 +65,28 @@ class AuditRecord:
     policy: str = ""
     policy_version: str = ""
     request_id: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = {}
 
     def encode(self) -> bytes:
         """The record as a log entry, at most 65,535 bytes: details that do not fit are left out, and that is said."""
-        document = {
-            "format": FORMAT,
-            "time": rfc3339(self.time),
-            "method": self.method,
-            "tenant": self.tenant,
-            "subject": self.subject,
-            "role": self.role,
-            "resource": self.resource,
-            "outcome": self.outcome,
-            "policy": self.policy,
-            "policyVersion": self.policy_version,
-            "requestId": self.request_id,
-            "details": self.details,
-        }
-        data = _encode(document)
-        if len(data) > _MAX_RECORD:
-            document["details"] = {"omitted": "too long"}
-            data = _encode(document)
-        return data
+        data = _encode(self._document(self.details))
+        return data if len(data) <= _MAX_RECORD else _encode(self._document(_OMITTED))
+
+    def _document(self, details: Mapping[str, Any]) -> _Document:
+        return _Document(
+            details,
+            FORMAT,
+            self.method,
+            self.outcome,
+            self.policy,
+            self.policy_version,
+            self.request_id,
+            self.resource,
+            self.role,
+            self.subject,
+            self.tenant,
+            rfc3339(self.time),
+        )
 
 
 def tenant_of(record: bytes) -> str:

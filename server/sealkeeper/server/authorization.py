@@ -7,9 +7,10 @@ from what does not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+import msgspec
 
 from sealkeeper.server.identity import Principal, Role
 from sealkeeper.server.resources import LogName, ResourceName
@@ -31,8 +32,7 @@ class Action(StrEnum):
     GET_TRUST_ROOT = "GetTrustRoot"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """An answer with its grounds.
 
     Attributes:

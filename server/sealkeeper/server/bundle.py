@@ -5,12 +5,14 @@ Everything that a caller chose is base64, but a DSSE payload type, which is esca
 
 from __future__ import annotations
 
+import binascii
 import json
-from base64 import b64encode
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_base64 = partial(binascii.b2a_base64, newline=False)
 
 
 class Inclusion(Protocol):
@@ -42,17 +44,15 @@ class _Encoded:
             self._checkpoint = inclusion.checkpoint
             self._hashes.clear()
             self._tail = b'"rootHash":"%b","treeSize":"%d","checkpoint":{"envelope":%b}' % (
-                b64encode(inclusion.root_hash),
+                _base64(inclusion.root_hash),
                 inclusion.tree_size,
                 json.dumps(inclusion.checkpoint, ensure_ascii=False).encode(),
             )
-        known, parts = self._hashes, []
-        for one in inclusion.hashes:
-            text = known.get(one)
-            if text is None:
-                text = known[one] = b'"%b"' % b64encode(one)
-            parts.append(text)
-        return b'"logIndex":"%d","hashes":[%b],%b' % (inclusion.index, b",".join(parts), self._tail)
+        # Paths have most of their hashes in common.
+        parts = list(map(self._hashes.get, inclusion.hashes))
+        if None in parts:
+            parts = [self._hashes.setdefault(one, b'"%b"' % _base64(one)) for one in inclusion.hashes]
+        return b'"logIndex":"%d","hashes":[%b],%b' % (inclusion.index, b",".join(parts), self._tail)  # type: ignore[arg-type]
 
 
 _encoded = _Encoded()
@@ -71,7 +71,7 @@ class BundleTemplate:
         )
         self._middle = (
             b'","logId":{"keyId":"%b"},"kindVersion":{"kind":"hashedrekord","version":"0.0.2"},'
-            b'"integratedTime":"0","inclusionProof":{' % b64encode(log_id)
+            b'"integratedTime":"0","inclusionProof":{' % _base64(log_id)
         )
 
     @classmethod
@@ -87,7 +87,7 @@ class BundleTemplate:
     @classmethod
     def for_certificate(cls, certificate_der: bytes, log_id: bytes) -> BundleTemplate:
         """For verifiers that trust the gateway's CA."""
-        return cls(b'"certificate":{"rawBytes":"%b"}' % b64encode(certificate_der), "", log_id)
+        return cls(b'"certificate":{"rawBytes":"%b"}' % _base64(certificate_der), "", log_id)
 
     def message_signature(
         self,
@@ -111,8 +111,8 @@ class BundleTemplate:
         return b'%b"messageSignature":{"messageDigest":{"algorithm":"%b","digest":"%b"},"signature":"%b"}}' % (
             self._material(entry, inclusion, timestamp),
             digest_algorithm.encode(),
-            b64encode(digest),
-            b64encode(signature),
+            _base64(digest),
+            _base64(signature),
         )
 
     def dsse(
@@ -127,9 +127,9 @@ class BundleTemplate:
         """A bundle with a DSSE envelope; arguments as for ``message_signature``."""
         return b'%b"dsseEnvelope":{"payload":"%b","payloadType":%b,"signatures":[{"sig":"%b","keyid":"%b"}]}}' % (
             self._material(entry, inclusion, timestamp),
-            b64encode(payload),
+            _base64(payload),
             json.dumps(payload_type).encode(),
-            b64encode(signature),
+            _base64(signature),
             self._hint.encode(),
         )
 
@@ -142,7 +142,7 @@ class BundleTemplate:
                 inclusion.index,
                 self._middle,
                 _encoded.proof(inclusion),
-                b64encode(entry),
-                b64encode(timestamp),
+                _base64(entry),
+                _base64(timestamp),
             )
         )

@@ -10,13 +10,14 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 
 from sealkeeper.server.audit import OK, AuditRecord
 from sealkeeper.server.authorization import Action, Authorizer
@@ -54,6 +55,7 @@ class Call:
         request_id: the caller's.
         details: for the audit record.
         recorded: the audit record is durable already.
+        span: that traces it.
     """
 
     method: str
@@ -64,6 +66,7 @@ class Call:
     request_id: str = ""
     details: dict[str, Any] = field(default_factory=dict)
     recorded: bool = False
+    span: trace.Span = trace.INVALID_SPAN
 
     @property
     def caller(self) -> Principal:
@@ -105,11 +108,11 @@ class Call:
             raise InvalidRequestError.of("request_id", 'must be 1 to 64 of A-Z, a-z, 0-9, "-" and "_"')
         self.request_id = request_id
 
-    def audit_record(self, clock: SteadyClock, outcome: str = OK, **details: Any) -> bytes:
+    def audit_record(self, now: datetime, outcome: str = OK, **details: Any) -> bytes:
         """The audit record as it stands."""
         principal = self.principal
         return AuditRecord(
-            clock.at_least_latest(),
+            now,
             self.method,
             principal.tenant if principal else "",
             principal.subject if principal else "",
@@ -193,9 +196,10 @@ class CallInterceptor(Interceptor):
 
     async def _unary(self, method: str, handler: Any, request: Any, context: Any) -> Any:
         call, started = Call(method, self._authorizer), time.perf_counter()
-        with self._span(call, context):
+        metadata = dict(context.invocation_metadata() or ())
+        with self._telemetry.call_span(method, metadata) as call.span:
             try:
-                self._enter(call, context)
+                self._enter(call, context, metadata)
                 response = await handler(request, context)
                 if not call.recorded:
                     await self._record(call, OK)
@@ -207,9 +211,10 @@ class CallInterceptor(Interceptor):
 
     async def _stream(self, method: str, handler: Any, request: Any, context: Any) -> AsyncIterator[Any]:
         call, started = Call(method, self._authorizer), time.perf_counter()
-        with self._span(call, context):
+        metadata = dict(context.invocation_metadata() or ())
+        with self._telemetry.call_span(method, metadata) as call.span:
             try:
-                self._enter(call, context)
+                self._enter(call, context, metadata)
                 async for response in handler(request, context):
                     # Recorded when it is known to be allowed and before the first answer.
                     if not call.recorded:
@@ -222,17 +227,15 @@ class CallInterceptor(Interceptor):
                 raise
             self._count(call, OK, started)
 
-    def _enter(self, call: Call, context: Any) -> None:
+    def _enter(self, call: Call, context: Any, metadata: Mapping[str, str | bytes]) -> None:
         _current.set(call)
-        principal = self._authenticator.authenticate(
-            context.auth_context(), dict(context.invocation_metadata() or ()), self._clock.at_least_latest()
-        )
+        principal = self._authenticator.authenticate(context.auth_context(), metadata, self._clock.at_least_latest())
         if principal.tenant not in self._tenants:
             raise UnauthenticatedError("this gateway does not serve the certificate's tenant")
         call.principal = principal
 
     async def _record(self, call: Call, outcome: str) -> None:
-        await self._logs.submit(Submission(audit=[call.audit_record(self._clock, outcome)]))
+        await self._logs.submit(Submission(audit=[call.audit_record(self._clock.at_least_latest(), outcome)]))
         call.recorded = True
 
     async def _refuse(self, call: Call, error: BaseException, context: Any, started: float) -> None:
@@ -269,11 +272,6 @@ class CallInterceptor(Interceptor):
     def _count(self, call: Call, outcome: str, started: float) -> None:
         tenant, role = (call.principal.tenant, call.principal.role) if call.principal else ("", "")
         self._telemetry.call(call.method, tenant, role, outcome, time.perf_counter() - started)
-        span = trace.get_current_span()
-        if span.is_recording():
+        if call.span.is_recording():
             key_version = str(call.details.get("keyVersion", ""))
-            span.set_attributes({"tenant": tenant, "role": role, "key_version": key_version, "outcome": outcome})
-
-    def _span(self, call: Call, context: Any) -> Any:
-        metadata = dict(context.invocation_metadata() or ())
-        return self._telemetry.span(call.method, propagate.extract(metadata) if "traceparent" in metadata else None)
+            call.span.set_attributes({"tenant": tenant, "role": role, "key_version": key_version, "outcome": outcome})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from sealkeeper.server.errors import ClockWentBackError
 
@@ -59,6 +60,7 @@ class SteadyClock:
         self._latest = max(self._latest, int(moment.timestamp() * 1e9))
 
 
+@lru_cache(maxsize=16)
 def rfc3339(moment: datetime) -> str:
     """RFC 3339 in UTC with milliseconds, as all JSON of this project has it."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

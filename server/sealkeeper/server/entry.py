@@ -5,10 +5,14 @@ Assembled from strings: keys are in order, all values are base64 or fixed names,
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
+import binascii
+from base64 import b64decode
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
+
+_base64 = partial(binascii.b2a_base64, newline=False)
 
 
 class EntryTemplate:
@@ -24,7 +28,7 @@ class EntryTemplate:
 
     def __init__(self, key_details: str, verifier_der: bytes, *, is_certificate: bool) -> None:
         kind = "x509Certificate" if is_certificate else "publicKey"
-        raw = b64encode(verifier_der).decode()
+        raw = _base64(verifier_der).decode()
         self._suffix = f'","verifier":{{"keyDetails":"{key_details}","{kind}":{{"rawBytes":"{raw}"}}}}}}}}}}}}'.encode()
 
     def body(self, digest_algorithm: str, digest: bytes, signature: bytes) -> bytes:
@@ -38,7 +42,7 @@ class EntryTemplate:
         return (
             b'{"apiVersion":"0.0.2","kind":"hashedrekord","spec":{"hashedRekordV002":{"data":{"algorithm":"%b",'
             b'"digest":"%b"},"signature":{"content":"%b%b'
-            % (digest_algorithm.encode(), b64encode(digest), b64encode(signature), self._suffix)
+            % (digest_algorithm.encode(), _base64(digest), _base64(signature), self._suffix)
         )
 
 

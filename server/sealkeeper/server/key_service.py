@@ -165,7 +165,7 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
     def _audit(self, call: Call) -> Audit:
         async def audit(details: dict[str, object]) -> None:
             call.details.update(details)
-            await self._logs.submit(Submission(audit=[call.audit_record(self._clock)]))
+            await self._logs.submit(Submission(audit=[call.audit_record(self._clock.at_least_latest())]))
             call.recorded = True
 
         return audit

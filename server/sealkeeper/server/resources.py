@@ -1,14 +1,16 @@
 """Resource names: parsed once, then carried as typed values.
 
 ``tenants/{tenant}``, ``tenants/{tenant}/keys/{key}``, ``tenants/{tenant}/keys/{key}/versions/{version}``,
-``logs/{log}`` (https://google.aip.dev/122).
+``logs/{log}`` (https://google.aip.dev/122). Every call makes some, so they are msgspec structs: made, hashed and
+compared in C.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from sealkeeper.server.errors import InvalidRequestError
 
@@ -19,8 +21,7 @@ _VERSION = re.compile(rf"tenants/({ID.pattern})/keys/({ID.pattern})/versions/([1
 LOGS = ("transparency", "ct", "audit")
 
 
-@dataclass(frozen=True, slots=True)
-class TenantName:
+class TenantName(msgspec.Struct, frozen=True):
     """``tenants/{tenant}``."""
 
     tenant: str
@@ -29,8 +30,7 @@ class TenantName:
         return f"tenants/{self.tenant}"
 
 
-@dataclass(frozen=True, slots=True)
-class KeyName:
+class KeyName(msgspec.Struct, frozen=True):
     """``tenants/{tenant}/keys/{key}``."""
 
     tenant: str
@@ -44,8 +44,7 @@ class KeyName:
         return KeyVersionName(self.tenant, self.key, number)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyVersionName:
+class KeyVersionName(msgspec.Struct, frozen=True):
     """``tenants/{tenant}/keys/{key}/versions/{version}``."""
 
     tenant: str
@@ -61,8 +60,7 @@ class KeyVersionName:
         return KeyName(self.tenant, self.key)
 
 
-@dataclass(frozen=True, slots=True)
-class LogName:
+class LogName(msgspec.Struct, frozen=True):
     """``logs/{log}``."""
 
     log: str

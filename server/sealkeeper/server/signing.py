@@ -49,8 +49,7 @@ class ContentKind(StrEnum):
     DSSE = "dsse"
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(msgspec.Struct, frozen=True):
     """One thing to sign; lengths and checksums have been checked.
 
     Attributes:
@@ -77,8 +76,7 @@ class Material(StrEnum):
     CERTIFICATE = "CERTIFICATE"
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True):
     """A signature that is logged: its bundle, itself, and its index in the transparency log."""
 
     bundle: bytes
@@ -103,8 +101,7 @@ class Signed:
     timestamps: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
+class _Prepared(msgspec.Struct, frozen=True):
     """A content as it is signed and as its entry has it."""
 
     content: Content
@@ -245,7 +242,11 @@ class Signing:
         for _ in range(_ATTEMPTS):
             version = self._keys.signing_version(name, self._clock.now())
             prepared = await _prepare_all(contents, ALGORITHMS[version.algorithm])
-            entry_of, bundle_of = await self._templates_of(version, material)
+            if material is Material.PUBLIC_KEY:
+                entry_of, bundle_of = self._templates_for(version, version.public_key, is_certificate=False)
+            else:
+                certificate = await self._certificates.get(str(version.name.parent), version.public_key)
+                entry_of, bundle_of = self._templates_for(version, certificate.der, is_certificate=True)
             job = _Job(version, prepared, material, entry_of, call, fingerprint)
             made = await self._in_turn(job)
             # Meanwhile a custodian may have switched it off, or its time may be up: then this does not leave.
@@ -285,9 +286,20 @@ class Signing:
             for job in jobs:
                 job.fail(error)
         finally:
-            self._under_way -= 1
-            if self._waiting:
-                self._start_batch()
+            self._linger(-1)
+
+    def _linger(self, before: int) -> None:
+        """Count a batch as done, once no request has come in a turn of the loop.
+
+        Calls arrive one in a turn. To take in all that have arrived costs less than a batch for each few of them: what
+        a batch costs by itself is several times what a request does.
+        """
+        if before < self._waiting_items < _FULL:
+            asyncio.get_running_loop().call_soon(self._linger, self._waiting_items)
+            return
+        self._under_way -= 1
+        if self._waiting:
+            self._start_batch()
 
     async def _sign_and_record(self, jobs: Sequence[_Job]) -> None:
         """The way of a batch: the provider signs, then the timestamp authority stamps while the logs record."""
@@ -305,11 +317,13 @@ class Signing:
             for job in jobs
             for one, signature in zip(job.prepared, job.signatures, strict=True)
         ]
+        # In this order: the logs' cycle begins, and its checkpoints travel to the provider together with the stamps.
+        recording = self._logs.submit(
+            Submission(transparency=entries, audit=lambda first: self._audit_records(jobs, first))
+        )
         stamping = asyncio.ensure_future(self._stamper.stamp(signatures))
         try:
-            receipt = await self._logs.submit(
-                Submission(transparency=entries, audit=lambda first: self._audit_records(jobs, first))
-            )
+            receipt = await recording
             stamps = await stamping
         except BaseException:
             stamping.cancel()
@@ -352,17 +366,11 @@ class Signing:
             start = end
 
     def _audit_records(self, jobs: Sequence[_Job], first: int) -> list[bytes]:
-        records = []
+        records, now = [], self._clock.at_least_latest()
         for job in jobs:
-            records.append(job.call.audit_record(self._clock, **job.details(), logIndex=first))
+            records.append(job.call.audit_record(now, **job.details(), logIndex=first))
             first += len(job.prepared)
         return records
-
-    async def _templates_of(self, version: KeyVersion, material: Material) -> tuple[EntryTemplate, BundleTemplate]:
-        if material is Material.PUBLIC_KEY:
-            return self._templates_for(version, version.public_key, is_certificate=False)
-        certificate = await self._certificates.get(str(version.name.parent), version.public_key)
-        return self._templates_for(version, certificate.der, is_certificate=True)
 
     def _templates_for(
         self, version: KeyVersion, verifier: bytes, *, is_certificate: bool

@@ -201,7 +201,7 @@ def _content(item: signing_pb2.SignContent, field: str) -> Content:
             reason="CHECKSUM_MISMATCH",
             next_step="send it again; if it stays so, something on the way changes data",
         )
-    if len(item.artifact_name) > _MAX_NAME or not item.artifact_name.isprintable():
+    if len(content.artifact_name) > _MAX_NAME or not content.artifact_name.isprintable():
         raise InvalidRequestError.of(
             f"{field}.artifact_name", f"must be at most {_MAX_NAME} characters without control characters"
         )
@@ -209,13 +209,14 @@ def _content(item: signing_pb2.SignContent, field: str) -> Content:
 
 
 def _digest_content(item: signing_pb2.SignContent, field: str) -> Content:
-    algorithm = hash_name(item.digest.algorithm, f"{field}.digest.algorithm")
+    digest = item.digest
+    algorithm, value = hash_name(digest.algorithm, f"{field}.digest.algorithm"), digest.value
     length = _DIGEST_LENGTHS[algorithm]
-    if len(item.digest.value) != length:
+    if len(value) != length:
         raise InvalidRequestError.of(
-            f"{field}.digest.value", f"a {algorithm} digest has {length} bytes, not {len(item.digest.value)}"
+            f"{field}.digest.value", f"a {algorithm} digest has {length} bytes, not {len(value)}"
         )
-    return Content(ContentKind.DIGEST, item.digest.value, algorithm, artifact_name=item.artifact_name, field=field)
+    return Content(ContentKind.DIGEST, value, algorithm, artifact_name=item.artifact_name, field=field)
 
 
 def _dsse_content(item: signing_pb2.SignContent, field: str) -> Content:

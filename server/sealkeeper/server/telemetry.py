@@ -12,13 +12,12 @@ import secrets
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from opentelemetry import metrics, trace
-from opentelemetry.context import Context
+from opentelemetry import metrics, propagate, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
@@ -35,6 +34,7 @@ log = logging.getLogger("sealkeeper")
 
 # Of a call whose spans are not exported: empty until a log line needs it.
 _trace_id: ContextVar[list[str] | None] = ContextVar("sealkeeper_trace_id", default=None)
+_NO_SPAN = nullcontext(trace.INVALID_SPAN)
 _LATENCY = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -189,21 +189,19 @@ class Telemetry:
             "sealkeeper.sequencer.pending", [pending], "{entry}", "Entries waiting for the sequencer"
         )
 
-    @contextmanager
-    def span(self, name: str, parent: Context | None = None, **attributes: str) -> Iterator[trace.Span]:
-        """A span around a block; a refusal's text is not recorded, its reason is set by the caller."""
+    def call_span(self, name: str, metadata: Mapping[str, str | bytes]) -> AbstractContextManager[trace.Span]:
+        """A span around a call; a refusal's text is not recorded, its reason is set by the caller.
+
+        Args:
+            name: of the method.
+            metadata: of the call, which may name its parent (W3C Trace Context).
+        """
         if not self._exports:
             # Nobody will see it: only a trace's id for log lines is needed, and made when one is written.
-            token = _trace_id.set([])
-            try:
-                yield trace.INVALID_SPAN
-            finally:
-                _trace_id.reset(token)
-            return
-        with self.tracer.start_as_current_span(
-            name, parent, attributes=attributes, record_exception=False, set_status_on_exception=False
-        ) as span:
-            yield span
+            _trace_id.set([])
+            return _NO_SPAN
+        parent = propagate.extract(metadata) if "traceparent" in metadata else None
+        return self.tracer.start_as_current_span(name, parent, record_exception=False, set_status_on_exception=False)
 
     def start_span(self, name: str, **attributes: str) -> trace.Span:
         """A span that the caller ends."""

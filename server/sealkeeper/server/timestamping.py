@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from hashlib import sha256
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -41,6 +42,7 @@ _SIGNING_TIME = oid("1.2.840.113549.1.9.5")
 _SIGNING_CERTIFICATE_V2 = oid("1.2.840.113549.1.9.16.2.47")
 _ACCURACY = tlv(SEQUENCE, tlv(INTEGER, b"\x01"))
 _SERIAL = 16
+_BEFORE_SERIAL = bytes((INTEGER, _SERIAL))
 
 
 class TimestampAuthority:
@@ -65,8 +67,8 @@ class TimestampAuthority:
         self._key = key
         self._clock = clock
         self._template = _Template(chain[0])
-        self._pool: list[bytes] = []
-        self._second: tuple[int, bytes, bytes] = (0, b"", b"")
+        self._serials: list[bytes] = []
+        self._moment = _Moment(0, b"", b"", b"", b"", b"")
 
     async def stamp(self, messages: Sequence[bytes]) -> list[bytes]:
         """Timestamp each message: a TimeStampResp, DER, with status granted and the leaf certificate.
@@ -77,49 +79,57 @@ class TimestampAuthority:
             ProviderError: the provider did not sign; there is no timestamp of any of them.
             ClockWentBackError: the clock cannot be relied upon.
         """
-        general, utc = self._times()
-        infos = [_tst_info(sha256(message).digest(), self._random(), general) for message in messages]
-        attributes = [self._template.attributes(sha256(info).digest(), utc) for info in infos]
-        # The signature is over the SET, not over the implicit tag that it has in the message (RFC 5652 section 5.4).
-        digests = [sha256(tlv(SET, one)).digest() for one in attributes]
-        signatures = await self._provider.sign(self._key.handle, P256, digests)
-        return [
-            self._template.response(info, attribute, signature)
-            for info, attribute, signature in zip(infos, attributes, signatures, strict=True)
+        now, serial = self._now(), self._serial
+        infos = [
+            b"".join((now.before_imprint, sha256(one).digest(), _BEFORE_SERIAL, serial(), now.after_serial))
+            for one in messages
         ]
+        attributes = [b"".join((now.before_digest, sha256(one).digest(), now.after_digest)) for one in infos]
+        # The signature is over the SET, not over the implicit tag that it has in the message (RFC 5652 section 5.4).
+        digests = [sha256(now.set_header + one).digest() for one in attributes]
+        signatures = await self._provider.sign(self._key.handle, P256, digests)
+        return list(map(self._template.response, infos, attributes, signatures))
 
-    def _random(self) -> bytes:
+    def _serial(self) -> bytes:
         # From the operating system in large pieces: asking costs more than the bytes.
-        if not self._pool:
-            data = secrets.token_bytes(256 * _SERIAL)
-            self._pool = [data[at : at + _SERIAL] for at in range(0, len(data), _SERIAL)]
-        return self._pool.pop()
+        if not self._serials:
+            data = bytearray(secrets.token_bytes(256 * _SERIAL))
+            for at in range(0, len(data), _SERIAL):
+                # The first bits make the number positive, and all of one length.
+                data[at] = 0x40 | data[at] & 0x3F
+                self._serials.append(bytes(data[at : at + _SERIAL]))
+        return self._serials.pop()
 
-    def _times(self) -> tuple[bytes, bytes]:
+    def _now(self) -> _Moment:
         now = self._clock()
         second = int(now.timestamp())
-        if second != self._second[0]:
-            text = now.strftime("%Y%m%d%H%M%SZ").encode()
-            self._second = second, tlv(GENERALIZED_TIME, text), tlv(UTC_TIME, text[2:])
-        return self._second[1:]
+        if second != self._moment.second:
+            self._moment = self._template.at(second, now)
+        return self._moment
 
 
-def _tst_info(digest: bytes, random: bytes, time: bytes) -> bytes:
-    # The first bits make the serial number positive, and all of one length.
-    serial = bytes((0x40 | random[0] & 0x3F,)) + random[1:]
-    return tlv(
-        SEQUENCE,
-        b"\x02\x01\x01",
-        POLICY,
-        tlv(SEQUENCE, SHA256_ALGORITHM, tlv(OCTET_STRING, digest)),
-        tlv(INTEGER, serial),
-        time,
-        _ACCURACY,
-    )
+class _Moment(msgspec.Struct, frozen=True):
+    """What all timestamps of one second have in common; see RFC 3161 section 2.4.2 and RFC 5652 section 11.
+
+    Attributes:
+        second: since the epoch.
+        before_imprint: TSTInfo up to the digest of what is stamped.
+        after_serial: TSTInfo from the time on.
+        before_digest: signed attributes up to the digest of the TSTInfo.
+        after_digest: signed attributes behind it.
+        set_header: tag and length of the attributes as a SET.
+    """
+
+    second: int
+    before_imprint: bytes
+    after_serial: bytes
+    before_digest: bytes
+    after_digest: bytes
+    set_header: bytes
 
 
 class _Template:
-    """A response with its variable parts left out."""
+    """A response with its variable parts left out. All of them but the signature have a fixed length."""
 
     def __init__(self, leaf: x509.Certificate) -> None:
         self._leaf = leaf.public_bytes(serialization.Encoding.DER)
@@ -131,25 +141,40 @@ class _Template:
         self._content_type = tlv(SEQUENCE, _CONTENT_TYPE, tlv(SET, _TST_INFO))
         certificate = tlv(SEQUENCE, tlv(SEQUENCE, tlv(SEQUENCE, tlv(OCTET_STRING, leaf.fingerprint(hashes.SHA256())))))
         self._signing_certificate = tlv(SEQUENCE, _SIGNING_CERTIFICATE_V2, tlv(SET, certificate))
-        self._parts: dict[tuple[int, int, int], tuple[bytes, bytes, bytes]] = {}
+        self._parts: dict[int, tuple[bytes, bytes, bytes]] = {}
 
-    def attributes(self, digest: bytes, time: bytes) -> bytes:
-        """The content of the signed attributes."""
-        return b"".join(
+    def at(self, second: int, time: datetime) -> _Moment:
+        """The parts of one second."""
+        text = time.strftime("%Y%m%d%H%M%SZ").encode()
+        digest, serial = secrets.token_bytes(32), secrets.token_bytes(_SERIAL)
+        info = tlv(
+            SEQUENCE,
+            b"\x02\x01\x01",
+            POLICY,
+            tlv(SEQUENCE, SHA256_ALGORITHM, tlv(OCTET_STRING, digest)),
+            tlv(INTEGER, serial),
+            tlv(GENERALIZED_TIME, text),
+            _ACCURACY,
+        )
+        attributes = b"".join(
             (
                 self._content_type,
-                tlv(SEQUENCE, _SIGNING_TIME, tlv(SET, time)),
+                tlv(SEQUENCE, _SIGNING_TIME, tlv(SET, tlv(UTC_TIME, text[2:]))),
                 tlv(SEQUENCE, _MESSAGE_DIGEST, tlv(SET, tlv(OCTET_STRING, digest))),
                 self._signing_certificate,
             )
         )
+        before_imprint, _ = info.split(digest)
+        _, after_serial = info.split(serial)
+        before_digest, after_digest = attributes.split(digest)
+        set_header = tlv(SET, attributes).removesuffix(attributes)
+        return _Moment(second, before_imprint, after_serial, before_digest, after_digest, set_header)
 
     def response(self, info: bytes, attributes: bytes, signature: bytes) -> bytes:
         """The whole response."""
-        lengths = len(info), len(attributes), len(signature)
-        parts = self._parts.get(lengths)
+        parts = self._parts.get(len(signature))
         if parts is None:
-            parts = self._parts[lengths] = self._cut(*lengths)
+            parts = self._parts[len(signature)] = self._cut(len(info), len(attributes), len(signature))
         return b"".join((parts[0], info, parts[1], attributes, parts[2], signature))
 
     def _cut(self, info: int, attributes: int, signature: int) -> tuple[bytes, bytes, bytes]:

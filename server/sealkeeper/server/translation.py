@@ -18,6 +18,11 @@ from sealkeeper.v1 import resources_pb2
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
+_HASHES: dict[int, str] = {
+    one.number: one.name.removeprefix("HASH_ALGORITHM_")
+    for one in resources_pb2.HashAlgorithm.DESCRIPTOR.values
+    if one.number != 0
+}
 KEY_FIELDS = tuple(field.name for field in resources_pb2.Key.DESCRIPTOR.fields)
 
 
@@ -50,10 +55,10 @@ def hash_name(value: int, field: str) -> str:
     Raises:
         InvalidRequestError: not set, or not a known number.
     """
-    known = resources_pb2.HashAlgorithm.DESCRIPTOR.values_by_number.get(value)
-    if known is None or value == 0:
+    known = _HASHES.get(value)
+    if known is None:
         raise InvalidRequestError.of(field, "must be SHA2_256, SHA2_384 or SHA2_512")
-    return str(known.name).removeprefix("HASH_ALGORITHM_")
+    return known
 
 
 def state_name(value: int, field: str) -> str:

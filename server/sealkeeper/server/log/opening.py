@@ -34,7 +34,7 @@ async def open_logs(
     directory: Path,
     signers: Mapping[str, CheckpointSigner],
     *,
-    publish_interval: float = 0.1,
+    publish_interval: float = 0.5,
     segment_bytes: int = SEGMENT_BYTES,
     on_cycle: Callable[[CycleStats], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,

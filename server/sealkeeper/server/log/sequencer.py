@@ -16,10 +16,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+
+import msgspec
 
 from sealkeeper.server.log.errors import (
     EntryTooLargeError,
@@ -29,7 +30,7 @@ from sealkeeper.server.log.errors import (
     LogStorageFullError,
     LogUnavailableError,
 )
-from sealkeeper.server.log.journal import DurabilityError, Growth, Journal, encode_payload
+from sealkeeper.server.log.journal import DurabilityError, Growth, Journal, JournalWriter, encode_payload
 from sealkeeper.server.log.lock import WriterLock
 from sealkeeper.server.log.merkle_tree import Edge
 from sealkeeper.server.log.publisher import LogTree, Publisher
@@ -72,8 +73,7 @@ class CheckpointSigner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True):
     """What one request adds: all of it or nothing, and without a gap in each log.
 
     Attributes:
@@ -87,8 +87,7 @@ class Submission:
     audit: AuditRecords = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Inclusion:
+class Inclusion(msgspec.Struct, frozen=True):
     """Where an entry is, and the proof.
 
     Attributes:
@@ -106,8 +105,7 @@ class Inclusion:
     checkpoint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True):
     """The answer to a submission, given when it is durable and covered by signed checkpoints.
 
     Attributes:
@@ -121,8 +119,7 @@ class Receipt:
     audit_index: int
 
 
-@dataclass(frozen=True, slots=True)
-class CycleStats:
+class CycleStats(msgspec.Struct, frozen=True):
     """What a cycle did: submissions served and seconds taken."""
 
     submissions: int
@@ -171,16 +168,16 @@ class Sequencer:
         # Submissions in the order of their coming; taken by the cycle only.
         self._pending: deque[_Pending] = deque()
         self._wakeup = asyncio.Event()
-        # The journal's one thread.
-        self._writing = ThreadPoolExecutor(1, "sealkeeper-journal")
+        self._loop = asyncio.get_running_loop()
+        self._writer = JournalWriter(journal)
         self._closing = False
         self._broken: LogBrokenError | None = None
         self._last_checkpoint = clock()
         self._task = asyncio.create_task(self._run(), name="sequencer")
         self._publishing = asyncio.create_task(publisher.run(), name="publisher")
 
-    async def submit(self, submission: Submission) -> Receipt:
-        """Add entries; answered when they are durable and covered by checkpoints.
+    def submit(self, submission: Submission) -> asyncio.Future[Receipt]:
+        """Add entries, in the order of these calls; answered when they are durable and covered by checkpoints.
 
         A caller that is cancelled may find its entries in the log all the same.
 
@@ -191,6 +188,19 @@ class Sequencer:
             LogUnavailableError: closed, broken, or the checkpoint could not be signed. Whether it is in the log is
                 open; no checkpoint that covers it was given away.
         """
+        answer: asyncio.Future[Receipt] = self._loop.create_future()
+        try:
+            self._require_room()
+            _check_lengths(submission.transparency)
+            _check_lengths(submission.ct)
+        except LogError as error:
+            answer.set_exception(error)
+            return answer
+        self._pending.append(_Pending(submission, answer))
+        self._wakeup.set()
+        return answer
+
+    def _require_room(self) -> None:
         if self._broken is not None:
             raise self._broken
         if self._closing:
@@ -199,12 +209,6 @@ class Sequencer:
             raise LogOverloadedError("too many requests wait for the log")
         if any(log.tree.size - log.published > MAX_UNPUBLISHED for log in self._trees):
             raise LogStorageFullError("the log cannot be published; its disk may be full")
-        _check_lengths(submission.transparency)
-        _check_lengths(submission.ct)
-        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._pending.append(_Pending(submission, answer))
-        self._wakeup.set()
-        return await answer
 
     async def _run(self) -> None:
         while True:
@@ -262,8 +266,7 @@ class Sequencer:
             for log, size in zip(self._trees, before, strict=True)
             if log.tree.size > size
         ]
-        loop = asyncio.get_running_loop()
-        writing = loop.run_in_executor(self._writing, self._journal.append, encode_payload(growths))
+        writing = self._writer.append(encode_payload(growths))
         signing = asyncio.gather(
             *(self._sign(log, edges[log.name].root) for log in self._trees if log.name in edges),
             return_exceptions=True,
@@ -371,7 +374,7 @@ class Sequencer:
         except OSError as error:
             _log.error("cannot publish the logs: %s", error.strerror)
         finally:
-            self._writing.shutdown()
+            self._writer.close()
             self._journal.close()
             self._lock.release()
 
