@@ -39,8 +39,20 @@ def test_roots_are_those_of_the_certificate_transparency_reference(tmp_path: Pat
     tree = MerkleTree(store(tmp_path))
     assert tree.root() == EMPTY_ROOT
     for leaf, root in zip(CT_LEAVES, CT_ROOTS, strict=True):
-        tree.append(leaf_hash(leaf))
+        tree.extend([leaf_hash(leaf)])
         assert tree.root().hex() == root
+
+
+@given(st.lists(st.integers(0, 70), max_size=9))
+def test_leaves_may_come_one_by_one_or_many_at_a_time(batches: list[int]) -> None:
+    tree, slow = (MerkleTree(TileStore(Path("/nonexistent"), private=False)) for _ in range(2))
+    for number, count in enumerate(batches):
+        leaves = [leaf_hash(b"%d-%d" % (number, place)) for place in range(count)]
+        tree.extend(leaves)
+        for leaf in leaves:
+            slow.extend([leaf])
+        assert tree._levels[: tree.size.bit_length()] == slow._levels[: tree.size.bit_length()]
+        assert (tree.size, tree.root()) == (slow.size, slow.root())
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,7 +64,7 @@ def test_any_growth_and_rollback_gives_proofs_that_verify(batches: list[int], da
     for number, count in enumerate(batches):
         for place in range(count):
             leaves.append(leaf_hash(b"%d-%d" % (number, place)))
-            tree.append(leaves[-1])
+            tree.extend([leaves[-1]])
             roots.append(tree.root())
         if data.draw(st.booleans()):
             size = data.draw(st.integers(0, tree.size))
@@ -72,14 +84,12 @@ def test_any_growth_and_rollback_gives_proofs_that_verify(batches: list[int], da
 def test_a_tree_reopened_from_tiles_goes_on_and_finds_old_nodes_in_them(tmp_path: Path) -> None:
     tiles, leaves = store(tmp_path), [leaf_hash(str(i).encode()) for i in range(70_000)]
     whole = MerkleTree(tiles)
-    for leaf in leaves:
-        whole.append(leaf)
+    whole.extend(leaves)
     for path, content in whole.tiles_between(0, 66_000):
         tiles.write(path, content)
     tree = MerkleTree(tiles, 66_000)
     assert tree.root() == whole.root(66_000)
-    for leaf in leaves[66_000:]:
-        tree.append(leaf)
+    tree.extend(leaves[66_000:])
     assert tree.root() == whole.root()
     with pytest.raises(TileNeeded) as needed:
         tree.node(0, 5)
@@ -102,8 +112,8 @@ def test_trimming_keeps_what_growth_needs_and_bounds_memory(tmp_path: Path, monk
     tree, whole = MerkleTree(tiles), MerkleTree(TileStore(tmp_path / "none", private=False))
     published = 0
     for number in range(20_000):
-        tree.append(leaf_hash(str(number).encode()))
-        whole.append(leaf_hash(str(number).encode()))
+        tree.extend([leaf_hash(str(number).encode())])
+        whole.extend([leaf_hash(str(number).encode())])
         if number % 997 == 0:
             for path, content in tree.tiles_between(published, tree.size):
                 tiles.write(path, content)
@@ -115,7 +125,7 @@ def test_trimming_keeps_what_growth_needs_and_bounds_memory(tmp_path: Path, monk
 
 def test_sizes_and_indices_beyond_the_tree_are_refused(tmp_path: Path) -> None:
     tree = MerkleTree(store(tmp_path))
-    tree.append(leaf_hash(b""))
+    tree.extend([leaf_hash(b"")])
     for call in (
         lambda: Edge(tree, 2),
         lambda: Edge(tree, -1),

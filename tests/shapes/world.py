@@ -93,7 +93,7 @@ class World:
         """Log an entry after some others and before one more."""
         tree = MerkleTree(TileStore(Path("/nonexistent"), private=False))
         for leaf in [b"other %d" % number for number in range(others)] + [entry, b"later"]:
-            tree.append(leaf_hash(leaf))
+            tree.extend([leaf_hash(leaf)])
         edge = Edge(tree, tree.size)
         text = Checkpoint(self.origin, tree.size, edge.root).text()
         note = f"{text}\n{signature_line(self.origin, self.log_id[:4], self.log.sign(text.encode()))}"

@@ -19,7 +19,7 @@ from sealkeeper.verify.errors import VerifyError
 
 Json: TypeAlias = Any
 MAX_DEPTH = 32
-_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
+_INTEGER = re.compile(r"0|[1-9][0-9]{0,18}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)")
 _INT64 = 2**63
 

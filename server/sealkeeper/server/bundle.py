@@ -38,21 +38,24 @@ class _Encoded:
         self._tail = b""
         self._hashes: dict[bytes, bytes] = {}
 
-    def proof(self, inclusion: Inclusion) -> bytes:
-        """The members of ``inclusionProof``."""
+    def proof(self, inclusion: Inclusion) -> tuple[bytes, ...]:
+        """The members of ``inclusionProof``, in pieces."""
         if inclusion.checkpoint is not self._checkpoint:
             self._checkpoint = inclusion.checkpoint
             self._hashes.clear()
-            self._tail = b'"rootHash":"%b","treeSize":"%d","checkpoint":{"envelope":%b}' % (
+            self._tail = b'],"rootHash":"%b","treeSize":"%d","checkpoint":{"envelope":%b}' % (
                 _base64(inclusion.root_hash),
                 inclusion.tree_size,
                 json.dumps(inclusion.checkpoint, ensure_ascii=False).encode(),
             )
         # Paths have most of their hashes in common.
-        parts = list(map(self._hashes.get, inclusion.hashes))
-        if None in parts:
-            parts = [self._hashes.setdefault(one, b'"%b"' % _base64(one)) for one in inclusion.hashes]
-        return b'"logIndex":"%d","hashes":[%b],%b' % (inclusion.index, b",".join(parts), self._tail)  # type: ignore[arg-type]
+        known, hashes = self._hashes, []
+        for one in inclusion.hashes:
+            text = known.get(one)
+            if text is None:
+                text = known[one] = b'"%b"' % _base64(one)
+            hashes.append(text)
+        return b'"logIndex":"%d","hashes":[' % inclusion.index, b",".join(hashes), self._tail
 
 
 _encoded = _Encoded()
@@ -108,11 +111,17 @@ class BundleTemplate:
             inclusion: of that entry.
             timestamp: RFC 3161 TimeStampResp over the signature, DER.
         """
-        return b'%b"messageSignature":{"messageDigest":{"algorithm":"%b","digest":"%b"},"signature":"%b"}}' % (
-            self._material(entry, inclusion, timestamp),
-            digest_algorithm.encode(),
-            _base64(digest),
-            _base64(signature),
+        return b"".join(
+            (
+                *self._material(entry, inclusion, timestamp),
+                b'"messageSignature":{"messageDigest":{"algorithm":"',
+                digest_algorithm.encode(),
+                b'","digest":"',
+                _base64(digest),
+                b'"},"signature":"',
+                _base64(signature),
+                b'"}}',
+            )
         )
 
     def dsse(
@@ -125,24 +134,30 @@ class BundleTemplate:
         timestamp: bytes,
     ) -> bytes:
         """A bundle with a DSSE envelope; arguments as for ``message_signature``."""
-        return b'%b"dsseEnvelope":{"payload":"%b","payloadType":%b,"signatures":[{"sig":"%b","keyid":"%b"}]}}' % (
-            self._material(entry, inclusion, timestamp),
-            _base64(payload),
-            json.dumps(payload_type).encode(),
-            _base64(signature),
-            self._hint.encode(),
+        return b"".join(
+            (
+                *self._material(entry, inclusion, timestamp),
+                b'"dsseEnvelope":{"payload":"',
+                _base64(payload),
+                b'","payloadType":',
+                json.dumps(payload_type).encode(),
+                b',"signatures":[{"sig":"',
+                _base64(signature),
+                b'","keyid":"',
+                self._hint.encode(),
+                b'"}]}}',
+            )
         )
 
-    def _material(self, entry: bytes, inclusion: Inclusion, timestamp: bytes) -> bytes:
+    def _material(self, entry: bytes, inclusion: Inclusion, timestamp: bytes) -> tuple[bytes, ...]:
         return (
-            b'%b%d%b%b},"canonicalizedBody":"%b"}],"timestampVerificationData":{"rfc3161Timestamps":'
-            b'[{"signedTimestamp":"%b"}]}},'
-            % (
-                self._prefix,
-                inclusion.index,
-                self._middle,
-                _encoded.proof(inclusion),
-                _base64(entry),
-                _base64(timestamp),
-            )
+            self._prefix,
+            b"%d" % inclusion.index,
+            self._middle,
+            *_encoded.proof(inclusion),
+            b'},"canonicalizedBody":"',
+            _base64(entry),
+            b'"}],"timestampVerificationData":{"rfc3161Timestamps":[{"signedTimestamp":"',
+            _base64(timestamp),
+            b'"}]}},',
         )

@@ -79,10 +79,10 @@ class TimestampAuthority:
             ProviderError: the provider did not sign; there is no timestamp of any of them.
             ClockWentBackError: the clock cannot be relied upon.
         """
-        now, serial = self._now(), self._serial
+        now = self._now()
         infos = [
-            b"".join((now.before_imprint, sha256(one).digest(), _BEFORE_SERIAL, serial(), now.after_serial))
-            for one in messages
+            b"".join((now.before_imprint, sha256(one).digest(), _BEFORE_SERIAL, serial, now.after_serial))
+            for one, serial in zip(messages, self._take_serials(len(messages)), strict=True)
         ]
         attributes = [b"".join((now.before_digest, sha256(one).digest(), now.after_digest)) for one in infos]
         # The signature is over the SET, not over the implicit tag that it has in the message (RFC 5652 section 5.4).
@@ -90,15 +90,15 @@ class TimestampAuthority:
         signatures = await self._provider.sign(self._key.handle, P256, digests)
         return list(map(self._template.response, infos, attributes, signatures))
 
-    def _serial(self) -> bytes:
+    def _take_serials(self, count: int) -> list[bytes]:
         # From the operating system in large pieces: asking costs more than the bytes.
-        if not self._serials:
-            data = bytearray(secrets.token_bytes(256 * _SERIAL))
-            for at in range(0, len(data), _SERIAL):
-                # The first bits make the number positive, and all of one length.
-                data[at] = 0x40 | data[at] & 0x3F
-                self._serials.append(bytes(data[at : at + _SERIAL]))
-        return self._serials.pop()
+        if len(self._serials) < count:
+            data = secrets.token_bytes(max(count, 1024) * _SERIAL)
+            # The first byte makes the number positive, and all of one length.
+            self._serials += [b"\x40" + data[at + 1 : at + _SERIAL] for at in range(0, len(data), _SERIAL)]
+        taken = self._serials[-count:]
+        del self._serials[-count:]
+        return taken
 
     def _now(self) -> _Moment:
         now = self._clock()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import google_crc32c
@@ -26,10 +26,8 @@ _HASHES: dict[int, str] = {
 KEY_FIELDS = tuple(field.name for field in resources_pb2.Key.DESCRIPTOR.fields)
 
 
-def crc32c(data: bytes) -> int:
-    """CRC32C (RFC 3720)."""
-    value: int = google_crc32c.value(data)
-    return value
+crc32c: Callable[[bytes], int] = google_crc32c.value
+"""CRC32C (RFC 3720)."""
 
 
 def algorithm_name(value: int, field: str) -> str:

@@ -6,6 +6,7 @@ Level 0 are the leaf hashes; a node at level ``l`` and index ``i`` covers the le
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 
 from sealkeeper.server.log.errors import IndexOutOfRangeError
@@ -69,19 +70,18 @@ class MerkleTree:
             self._levels.append([])
             self._start.append(0)
 
-    def append(self, leaf_hash: bytes) -> None:
-        """Add a leaf."""
-        levels, index, level, node = self._levels, self.size, 0, leaf_hash
-        self.size = index + 1
-        levels[0].append(node)
-        while index & 1:
+    def extend(self, leaf_hashes: Sequence[bytes]) -> None:
+        """Add leaves, each 32 bytes."""
+        before, now, level = self.size, self.size + len(leaf_hashes), 0
+        self.size = now
+        self._levels[0] += leaf_hashes
+        while before >> 1 < now >> 1:
             # The left sibling of an unpaired node is the newest before it, and in a tile that is not full: kept.
-            node = sha256(b"\x01" + levels[level][-2] + node).digest()
-            index >>= 1
-            level += 1
-            if level == len(levels):
-                self._reach(level)
-            levels[level].append(node)
+            nodes, start = self._levels[level], self._start[level]
+            pairs = range((before & ~1) - start, (now & ~1) - start, 2)
+            before, now, level = before >> 1, now >> 1, level + 1
+            self._reach(level)
+            self._levels[level] += [sha256(b"\x01" + nodes[at] + nodes[at + 1]).digest() for at in pairs]
 
     def rollback(self, size: int) -> None:
         """Forget leaves that were added since the tree had ``size``."""
@@ -118,6 +118,28 @@ class MerkleTree:
         while len(nodes) > 1:
             nodes = [_node(nodes[i], nodes[i + 1]) for i in range(0, len(nodes), 2)]
         return nodes[0]
+
+    def siblings(self, index: int, low: int, size: int, partial: Sequence[bytes | None]) -> list[bytes]:
+        """What stands beside the nodes above a leaf in the tree of a size.
+
+        Args:
+            index: of the leaf.
+            low: the level to begin at.
+            size: of the tree.
+            partial: by level up to which to go, the hash of the leaves behind the last complete node, if there are any.
+
+        Raises:
+            TileNeeded: see ``node``.
+        """
+        found, levels, starts = [], self._levels, self._start
+        for level in range(low, len(partial)):
+            sibling = index >> level ^ 1
+            if sibling < size >> level:
+                place = sibling - starts[level]
+                found.append(levels[level][place] if place >= 0 else self.node(level, sibling))
+            elif sibling == size >> level and (rest := partial[level]) is not None:
+                found.append(rest)
+        return found
 
     def root(self, size: int | None = None) -> bytes:
         """Root hash at a size; the current one where none is given.
@@ -190,7 +212,7 @@ class Edge:
             raise IndexOutOfRangeError(f"there is no tree of size {size} in a log of {tree.size} entries")
         self.size = size
         self._tree = tree
-        self._upper: dict[int, tuple[bytes, ...]] = {}
+        self._upper: dict[int, list[bytes]] = {}
         # _partial[l] covers the leaves from (size >> l) << l to size; None where those are none.
         self._partial: list[bytes | None] = [None]
         for level in range(size.bit_length()):
@@ -212,19 +234,9 @@ class Edge:
             raise IndexOutOfRangeError(f"there is no entry {index} in a tree of size {self.size}")
         upper = self._upper.get(index >> _SHARED_LEVEL)
         if upper is None:
-            upper = self._upper[index >> _SHARED_LEVEL] = self._path(index, _SHARED_LEVEL, self.size.bit_length())
-        return self._path(index, 0, min(_SHARED_LEVEL, self.size.bit_length())) + upper
-
-    def _path(self, index: int, low: int, high: int) -> tuple[bytes, ...]:
-        path = []
-        size, node = self.size, self._tree.node
-        for level in range(low, high):
-            sibling = index >> level ^ 1
-            if sibling < size >> level:
-                path.append(node(level, sibling))
-            elif sibling == size >> level and (partial := self._partial[level]) is not None:
-                path.append(partial)
-        return tuple(path)
+            upper = self._tree.siblings(index, _SHARED_LEVEL, self.size, self._partial)
+            self._upper[index >> _SHARED_LEVEL] = upper
+        return (*self._tree.siblings(index, 0, self.size, self._partial[:_SHARED_LEVEL]), *upper)
 
 
 def _node(left: bytes, right: bytes) -> bytes:

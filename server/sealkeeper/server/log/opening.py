@@ -120,8 +120,7 @@ def _replay(record: Record, logs: list[LogTree]) -> None:
                 f"{log.name}: journal record {record.sequence} starts at entry {growth.first_index}, "
                 f"the log has {log.tree.size}"
             )
-        for body in growth.entries:
-            log.tree.append(leaf_hash(body))
+        log.tree.extend([leaf_hash(body) for body in growth.entries])
         log.bodies.extend(growth.entries)
         if log.tree.root() != growth.root_hash:
             raise LogCorruptError(

@@ -253,10 +253,9 @@ class Sequencer:
     def _integrate(self, bodies: tuple[Sequence[bytes], ...]) -> tuple[int, int, int]:
         first = (self._trees[0].tree.size, self._trees[1].tree.size, self._trees[2].tree.size)
         for log, part in zip(self._trees, bodies, strict=True):
-            append = log.tree.append
-            for body in part:
-                append(leaf_hash(body))
-            log.bodies.extend(part)
+            if part:
+                log.tree.extend([leaf_hash(body) for body in part])
+                log.bodies.extend(part)
         return first
 
     async def _cycle(self, batch: list[_Pending], before: tuple[int, ...]) -> None:
