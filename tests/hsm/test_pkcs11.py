@@ -108,9 +108,9 @@ def worker_starts(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     real = worker_provider._spawn
     starts: list[None] = []
 
-    async def counted(environment: Mapping[str, str]) -> object:
+    async def counted(environment: Mapping[str, str], pace: worker_provider._Pace) -> object:
         starts.append(None)
-        return await real(environment)
+        return await real(environment, pace)
 
     monkeypatch.setattr(worker_provider, "_spawn", counted)
     return starts

@@ -106,3 +106,42 @@ async def test_a_store_that_cannot_be_opened_says_why(uri: str, tmp_path: Path) 
         await open_provider(uri, workers=2)
     with pytest.raises(ProviderUriError, match="ftp"):
         await open_provider("ftp://store")
+
+
+async def test_a_worker_that_hangs_gets_no_more_requests_while_another_is_free(uri: str) -> None:
+    now = 0.0
+    provider = WorkerProvider(uri, workers=2, clock=lambda: now)
+    await provider.start()
+    try:
+        key = await provider.generate("release", P256)
+        first, _ = pids(provider)
+        os.kill(first, signal.SIGSTOP)
+        stuck = asyncio.ensure_future(provider.sign(key.handle, P256, DIGESTS))
+        await asyncio.sleep(0)
+        now += 1
+        for digest in DIGESTS:
+            assert len(await provider.sign(key.handle, P256, [digest])) == 1
+        assert not stuck.done()
+        os.kill(first, signal.SIGCONT)
+        assert len(await stuck) == len(DIGESTS)
+    finally:
+        await provider.close()
+
+
+async def test_requests_of_a_moment_share_a_worker_and_those_that_would_wait_do_not(uri: str) -> None:
+    now = 0.0
+    provider = WorkerProvider(uri, workers=2, clock=lambda: now)
+    await provider.start()
+    try:
+        key = await provider.generate("release", P256)
+        asked = [asyncio.ensure_future(provider.sign(key.handle, P256, [digest])) for digest in DIGESTS[:3]]
+        await asyncio.sleep(0)
+        assert [slot.load for slot in provider._slots] == [3, 0]
+        now += 1
+        await asyncio.gather(*asked)
+        asked = [asyncio.ensure_future(provider.sign(key.handle, P256, [digest])) for digest in DIGESTS[:4]]
+        await asyncio.sleep(0)
+        assert [slot.load for slot in provider._slots] == [2, 2]
+        await asyncio.gather(*asked)
+    finally:
+        await provider.close()

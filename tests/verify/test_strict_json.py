@@ -53,7 +53,9 @@ def test_brackets_in_strings_are_no_depth() -> None:
     assert Value.parse(json.dumps(["[" * 100, '"' + "{" * 100, "\\"]).encode()).items(3)
 
 
-@pytest.mark.parametrize("value", [-1, 2**63, "-1", "-0", "+1", " 1", "1e3", "01", "", 1.5, True, None, "9" * 30, math.pi])
+@pytest.mark.parametrize(
+    "value", [-1, 2**63, "-1", "-0", "+1", " 1", "1e3", "01", "", 1.5, True, None, "9" * 30, math.pi]
+)
 def test_an_index_is_a_whole_number(value: object) -> None:
     with pytest.raises(JsonError, match="whole number"):
         Value(value).integer()

@@ -1,8 +1,9 @@
 """A ``KeyProvider`` over worker processes that host a blocking backend.
 
 Private keys and vendors' libraries stay out of the gateway's process, and signing uses other cores. Requests made in
-one turn of the event loop travel in one frame. A worker that dies fails the requests that it had; it is replaced when
-the next request comes, after a pause that grows while it keeps dying.
+one turn of the event loop travel in one frame, to the first worker that is free or soon will be: a fast store is woken
+rarely, the calls of a slow one are spread, and one that hangs gets no more. A worker that dies fails the requests that
+it had; it is replaced when the next request comes, after a pause that grows while it keeps dying.
 """
 
 from __future__ import annotations
@@ -35,18 +36,37 @@ from sealkeeper.hsm.registry import pin_file_of, require_known_scheme
 
 MAX_PENDING = 20_000
 _FRAME_BYTES = 8 * 1024 * 1024
+_MOMENT = 0.0005
+_SMOOTHING = 0.1
 _PAUSES = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _ERRORS = {
     kind.reason: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProviderError)
 }
 
 
-class _Channel(asyncio.Protocol):
-    """One worker's socket: requests out, answers in."""
+class _Pace:
+    """How quickly a store signs: seconds a signature, smoothed."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.seconds += (seconds - self.seconds) * _SMOOTHING
+
+
+class _Channel(asyncio.Protocol):
+    """One worker's socket: requests out, answers in, and how quickly they come."""
+
+    def __init__(self, pace: _Pace) -> None:
         self.waiting: dict[int, asyncio.Future[frames.Response]] = {}
         self.alive = True
+        self._pace = pace
+        # Signatures (other requests count as one) that are asked for, by request, and all together.
+        self._amounts: dict[int, int] = {}
+        self._backlog = 0
+        # Since when the worker has been at the next one.
+        self._since = 0.0
         self._loop = asyncio.get_running_loop()
         self._outbox: list[frames.Request] = []
         self._reader = frames.FrameReader()
@@ -66,6 +86,11 @@ class _Channel(asyncio.Protocol):
             future.set_exception(_died())
             return future
         self.waiting[request.id] = future
+        amount = len(request.payloads) if isinstance(request, frames.Sign) else 1
+        if not self._backlog:
+            self._since = self._pace.clock()
+        self._amounts[request.id] = amount
+        self._backlog += amount
         if not self._outbox:
             self._loop.call_soon(self._flush)
         self._outbox.append(request)
@@ -88,13 +113,27 @@ class _Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for body in self._reader.feed(data):
-                for response in frames.responses.decode(body):
+                answered = frames.responses.decode(body)
+                self._observe(answered)
+                for response in answered:
                     future = self.waiting.pop(response.id, None)
                     if future is not None and not future.done():
                         future.set_result(response)
         except (frames.FrameError, msgspec.MsgspecError):
             # What does not speak the protocol is not trusted with another word.
             self.close()
+
+    def _observe(self, answered: Sequence[frames.Response]) -> None:
+        now, done = self._pace.clock(), sum(self._amounts.pop(one.id, 0) for one in answered)
+        if done:
+            self._pace.observe((now - self._since) / done)
+        self._backlog -= done
+        self._since = now
+
+    @property
+    def delay(self) -> float:
+        """Seconds until a request made now is begun: as far as can be told from those before it."""
+        return max(self._backlog * self._pace.seconds, self._pace.clock() - self._since) if self._backlog else 0.0
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.alive = False
@@ -124,6 +163,11 @@ class _Slot:
     def load(self) -> int:
         return len(self.channel.waiting) if self.channel is not None and self.channel.alive else 0
 
+    @property
+    def delay(self) -> float:
+        # A dead one has no delay, so it is chosen and its worker replaced.
+        return self.channel.delay if self.channel is not None and self.channel.alive else 0.0
+
 
 class WorkerProvider:
     """A store in worker processes; made by ``open_provider``."""
@@ -144,6 +188,7 @@ class WorkerProvider:
         self._opening = asyncio.Lock()
         self._slots = [_Slot() for _ in range(workers)]
         self._clock = clock
+        self._pace = _Pace(clock)
         self._closed = False
         self._info: ProviderInfo | None = None
 
@@ -209,8 +254,7 @@ class WorkerProvider:
         return ProviderKey(response.handle, algorithm_named(response.algorithm), response.public_key)
 
     async def _ask(self, request: Callable[[int], frames.Request]) -> frames.Response:
-        # A slot whose worker is dead has no load, so it is chosen and its worker replaced.
-        slot = self._slots[0] if len(self._slots) == 1 else min(self._slots, key=lambda one: one.load)
+        slot = self._choose()
         if slot.load >= MAX_PENDING:
             raise ProviderUnavailableError("too many requests wait for the key store", next_step="try again later")
         channel = slot.channel
@@ -220,6 +264,13 @@ class WorkerProvider:
         if isinstance(response, frames.Failed):
             raise _error(response)
         return response
+
+    def _choose(self) -> _Slot:
+        # To wake another worker costs more than to wait for one that is at it only for a moment.
+        for slot in self._slots:
+            if slot.delay < _MOMENT:
+                return slot
+        return min(self._slots, key=lambda one: one.delay)
 
     async def _channel(self, slot: _Slot) -> _Channel:
         if self._closed:
@@ -244,7 +295,7 @@ class WorkerProvider:
                 await slot.process.wait()
             async with self._opening:
                 tried = self._latch.require_open()
-                slot.process, channel = await _spawn(self._environment)
+                slot.process, channel = await _spawn(self._environment, self._pace)
                 slot.channel = channel
                 response = await channel.ask(frames.Open(channel.number(), self._uri))
                 if isinstance(response, frames.Failed):
@@ -267,7 +318,7 @@ class WorkerProvider:
         return error
 
 
-async def _spawn(environment: Mapping[str, str]) -> tuple[Process, _Channel]:
+async def _spawn(environment: Mapping[str, str], pace: _Pace) -> tuple[Process, _Channel]:
     ours, theirs = socket.socketpair()
     with theirs:
         # -P: what lies in the working directory is not imported. The URI travels over the socket, never in argv.
@@ -280,7 +331,7 @@ async def _spawn(environment: Mapping[str, str]) -> tuple[Process, _Channel]:
             ours.close()
             raise
     ours.setblocking(False)
-    _, channel = await asyncio.get_running_loop().create_connection(_Channel, sock=ours)
+    _, channel = await asyncio.get_running_loop().create_connection(lambda: _Channel(pace), sock=ours)
     return process, channel
 
 

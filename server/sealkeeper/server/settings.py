@@ -107,7 +107,7 @@ class ProviderSettings(_Section):
     """One HSM or KMS; ``environment`` is for its worker processes, and holds no secret."""
 
     uri: str = Field(min_length=1, max_length=2048)
-    workers: int = Field(default=1, ge=1, le=64)
+    workers: int = Field(default=2, ge=1, le=64)
     environment: dict[str, str] = {}
 
 
