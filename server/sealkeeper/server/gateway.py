@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -28,6 +29,7 @@ from sealkeeper.server.calls import CallInterceptor
 from sealkeeper.server.certificates import CertificateAuthority, KeyCertificates
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import ConfigurationError, SealkeeperError
+from sealkeeper.server.grpc_front import GrpcFront
 from sealkeeper.server.http import HttpFront
 from sealkeeper.server.idempotency import RequestId, RequestLedger
 from sealkeeper.server.identity import (
@@ -67,8 +69,6 @@ from sealkeeper.v1 import (
 _log = logging.getLogger("sealkeeper")
 AUTHORITIES_FILE = "authorities.json"
 LOGS_FOLDER = "logs"
-_MAX_REQUEST = 10 * 1024 * 1024
-_MAX_RESPONSE = 64 * 1024 * 1024
 _CHECK_INTERVAL = 5.0
 _SERVICES = (
     key_pb2.DESCRIPTOR.services_by_name["KeyService"].full_name,
@@ -143,17 +143,19 @@ class Gateway:
             settings.gateway.domain, authorities.trusted_root(), authorities.signing_config(), keys, self._clock
         )
         signing = self._signing(authorities, provider, keys, logs, telemetry)
-        server = self._server(logs, telemetry)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(
-            (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
-        )
-        key_pb2_grpc.add_KeyServiceServicer_to_server(KeyService(keys, ledger, logs, self._clock), server)
+        front = self._front(logs, telemetry)
         service = SigningService(signing, keys, ledger, trust, self._clock)
-        signing_pb2_grpc.add_SigningServiceServicer_to_server(service, server)
-        log_pb2_grpc.add_LogServiceServicer_to_server(LogService(logs), server)
-        trust_pb2_grpc.add_TrustServiceServicer_to_server(TrustService(trust), server)
-        await self._serve(server, authorities)
+        names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        for register in (
+            partial(health_pb2_grpc.add_HealthServicer_to_server, self._health),
+            partial(reflection.enable_server_reflection, names),
+            partial(key_pb2_grpc.add_KeyServiceServicer_to_server, KeyService(keys, ledger, logs, self._clock)),
+            partial(signing_pb2_grpc.add_SigningServiceServicer_to_server, service),
+            partial(log_pb2_grpc.add_LogServiceServicer_to_server, LogService(logs)),
+            partial(trust_pb2_grpc.add_TrustServiceServicer_to_server, TrustService(trust)),
+        ):
+            front.add(register)
+        await self._serve(front, authorities)
         self._repeat("health", self._check_health)
         self._repeat("janitor", lambda: self._destroy_due(keys, logs))
 
@@ -213,22 +215,12 @@ class Gateway:
             telemetry,
         )
 
-    def _server(self, logs: Sequencer, telemetry: Telemetry) -> grpc.aio.Server:
-        settings = self._settings.gateway
+    def _front(self, logs: Sequencer, telemetry: Telemetry) -> GrpcFront:
         authenticator, authorizer = self._identity()
         interceptor = CallInterceptor(
             authenticator, authorizer, frozenset(self._settings.tenants), logs, self._clock, telemetry
         )
-        return grpc.aio.server(
-            interceptors=[interceptor],
-            maximum_concurrent_rpcs=settings.max_concurrent_calls,
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", _MAX_REQUEST),
-                ("grpc.max_send_message_length", _MAX_RESPONSE),
-                ("grpc.max_metadata_size", 16 * 1024),
-            ],
-        )
+        return GrpcFront(interceptor, self._settings.gateway.max_concurrent_calls)
 
     def _identity(self) -> tuple[Authenticator, Authorizer]:
         settings = self._settings.gateway
@@ -239,25 +231,26 @@ class Gateway:
         _log.warning("plaintext on loopback: every process of this machine may use every key of tenant %s", tenant)
         return InsecureLoopbackAuthenticator(everybody), UnrestrictedAuthorizer()
 
-    async def _serve(self, server: grpc.aio.Server, authorities: Authorities) -> None:
+    async def _serve(self, front: GrpcFront, authorities: Authorities) -> None:
         settings = self._settings
-        front = HttpFront(
+        logs = HttpFront(
             {name: settings.storage.directory / LOGS_FOLDER / name for name in (TRANSPARENCY, CT)},
             {authorities.origin(name): name for name in (TRANSPARENCY, CT)},
         )
-        self._stack.push_async_callback(front.close)
+        self._stack.push_async_callback(logs.close)
         if settings.http.listen is not None:
-            self.http_address = await front.serve_logs(settings.http.listen)
+            self.http_address = await logs.serve_logs(settings.http.listen)
         if settings.telemetry.metrics_listen is not None:
-            self.metrics_address = await front.serve_metrics(settings.telemetry.metrics_listen)
-        self.address = _listen(server, settings)
-        await server.start()
-        self._stack.push_async_callback(self._drain, server)
+            self.metrics_address = await logs.serve_metrics(settings.telemetry.metrics_listen)
+        tls = settings.gateway.tls
+        credentials = None if settings.gateway.insecure or tls is None else _credentials(tls)
+        self.address = await front.start(settings.gateway.listen, credentials)
+        self._stack.push_async_callback(self._drain, front)
         await self._check_health()
 
-    async def _drain(self, server: grpc.aio.Server) -> None:
+    async def _drain(self, front: GrpcFront) -> None:
         await self._health.enter_graceful_shutdown()
-        await server.stop(self._settings.gateway.drain_period.total_seconds())
+        await front.stop(self._settings.gateway.drain_period.total_seconds())
 
     async def _check_health(self) -> None:
         """NOT_SERVING where a provider does not answer: then nothing can be signed with its keys."""
@@ -302,21 +295,6 @@ class Gateway:
                 await task
 
         self._stack.push_async_callback(end)
-
-
-def _listen(server: grpc.aio.Server, settings: Settings) -> str:
-    address, tls = settings.gateway.listen, settings.gateway.tls
-    try:
-        if settings.gateway.insecure or tls is None:
-            port = server.add_insecure_port(address)
-        else:
-            port = server.add_secure_port(address, _credentials(tls))
-    except RuntimeError:
-        raise ConfigurationError(
-            f"gateway.listen = {address!r} cannot be listened on",
-            next_step="end what listens there, or set another port",
-        ) from None
-    return f"{address.rpartition(':')[0]}:{port}"
 
 
 def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:

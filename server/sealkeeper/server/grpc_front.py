@@ -1,0 +1,92 @@
+"""The gRPC port.
+
+Several of gRPC's servers share it (``SO_REUSEPORT``): each takes in one call in a turn of the event loop. With one
+alone, calls wait in the kernel while the batches that they could join go ahead half empty. Measured at 128 connections,
+eight servers spend a third less on a signature than one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+
+from sealkeeper.server.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    Interceptor: TypeAlias = grpc.aio.ServerInterceptor[Any, Any]
+
+_SERVERS = 8
+_OPTIONS = [
+    ("grpc.so_reuseport", 1),
+    ("grpc.max_receive_message_length", 10 * 1024 * 1024),
+    ("grpc.max_send_message_length", 64 * 1024 * 1024),
+    ("grpc.max_metadata_size", 16 * 1024),
+]
+
+
+class GrpcFront:
+    """Serves gRPC.
+
+    Args:
+        interceptor: that every call goes through.
+        max_concurrent_calls: further calls are refused with RESOURCE_EXHAUSTED.
+    """
+
+    def __init__(self, interceptor: Interceptor, max_concurrent_calls: int) -> None:
+        limit = -(-max_concurrent_calls // _SERVERS)
+        self._servers = [
+            grpc.aio.server(interceptors=[interceptor], maximum_concurrent_rpcs=limit, options=_OPTIONS)
+            for _ in range(_SERVERS)
+        ]
+
+    def add(self, register: Callable[[grpc.aio.Server], None]) -> None:
+        """Add a service, with a function that adds it to one server."""
+        for server in self._servers:
+            register(server)
+
+    async def start(self, address: str, credentials: grpc.ServerCredentials | None) -> str:
+        """Listen and answer.
+
+        Args:
+            address: ``host:port``; 0 for any port.
+            credentials: ``None`` for plaintext.
+
+        Returns:
+            The address, with the port that was taken where 0 was asked for.
+
+        Raises:
+            ConfigurationError: the address cannot be listened on.
+        """
+        host, _, port = address.rpartition(":")
+        try:
+            await asyncio.to_thread(_require_free, host.strip("[]"), int(port))
+            for server in self._servers:
+                if credentials is None:
+                    port = str(server.add_insecure_port(f"{host}:{port}"))
+                else:
+                    port = str(server.add_secure_port(f"{host}:{port}", credentials))
+        except (OSError, RuntimeError):
+            raise ConfigurationError(
+                f"gateway.listen = {address!r} cannot be listened on",
+                next_step="end what listens there, or set another port",
+            ) from None
+        for server in self._servers:
+            await server.start()
+        return f"{host}:{port}"
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls, and finish those under way for ``grace`` seconds."""
+        await asyncio.gather(*(server.stop(grace) for server in self._servers))
+
+
+def _require_free(host: str, port: int) -> None:
+    """Refuse a port that somebody listens on: sharing it would be allowed to another gateway of the same user."""
+    for family, kind, protocol, _, name in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as probe:
+            # As servers do; what has been closed a moment ago is no listener.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(name)
