@@ -2,12 +2,14 @@
 
 The port is plaintext on loopback, because h2load shows no client certificate. Every signature is durable, logged, has a
 timestamp and an inclusion proof; what is measured is the whole way, gateway and its key workers sharing the processors
-with h2load.
+with h2load. What this machine does without Sealkeeper, empty gRPC calls and bare signatures, comes first and last:
+virtual machines differ, from one another and from minute to minute.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import platform
 import shutil
@@ -20,6 +22,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import grpc
+import uvloop
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+
 from sealkeeper.client import Client, Connection, digest_content, message_content
 from sealkeeper.server.quickstart import softhsm_token
 from sealkeeper.v1 import signing_pb2
@@ -28,6 +35,7 @@ from tests.e2e.running import P256, PARENT, Running
 
 CONNECTIONS = (1, 8, 32, 128)
 BATCH = 100
+SERVICE = "sealkeeper.v1.SigningService"
 CONTENT = digest_content("SHA2_256", sha256(b"artifact").digest())
 
 
@@ -41,8 +49,47 @@ def main() -> None:
     print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} processors")
     print(f"provider {arguments.provider}, key {P256}, loads of {arguments.seconds} s")
     with TemporaryDirectory() as folder:
+        measure_machine(Path(folder))
         measure_gateway(Path(folder), arguments.provider, arguments.seconds)
+        measure_machine(Path(folder))
     measure_start_up()
+
+
+def measure_machine(folder: Path) -> None:
+    """What a gateway in Python could do at most: empty calls of grpc.aio, and P-256 signatures of one processor."""
+    key, ecdsa = ec.generate_private_key(ec.SECP256R1()), ec.ECDSA(utils.Prehashed(hashes.SHA256()))
+    count, started = 5000, time.perf_counter()
+    for _ in range(count):
+        key.sign(bytes(32), ecdsa)
+    signing = count / (time.perf_counter() - started)
+    command = [sys.executable, "-c", "from tests.bench.__main__ import serve_nothing; serve_nothing()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        times, seconds = load(folder, address, "Sign", signing_pb2.SignRequest(content=CONTENT), 32, 3)
+        server.stdin.close()
+    calls = len(times) / seconds
+    print(f"this machine: {calls:,.0f} empty calls/s at 32 connections, {signing:,.0f} bare signatures/s")
+
+
+def serve_nothing() -> None:
+    """Answer calls with their requests until standard input ends."""
+
+    async def answer(request: bytes, _: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        return request
+
+    async def serve() -> None:
+        server = grpc.aio.server()
+        methods = {"Sign": grpc.unary_unary_rpc_method_handler(answer)}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, methods)])
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        print(f"127.0.0.1:{port}", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        await server.stop(0)
+
+    uvloop.run(serve())
 
 
 def measure_gateway(folder: Path, provider: str, seconds: int) -> None:
@@ -74,9 +121,7 @@ def load(
     log.unlink(missing_ok=True)
     command = ["h2load", f"-c{connections}", "-m1", f"-D{seconds}", "-t1", f"--log-file={log}", f"-d{data}"]
     command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
-    subprocess.run(
-        [*command, f"http://{address}/sealkeeper.v1.SigningService/{method}"], check=True, capture_output=True
-    )
+    subprocess.run([*command, f"http://{address}/{SERVICE}/{method}"], check=True, capture_output=True)
     rows = [line.split("\t") for line in log.read_text().splitlines()]
     assert all(row[1] == "200" for row in rows)
     return [int(row[2]) / 1e6 for row in rows], seconds
