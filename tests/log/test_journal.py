@@ -178,3 +178,24 @@ def test_a_sync_that_fails_is_told_apart_from_a_write_that_fails(
     with pytest.raises(DurabilityError):
         journal.append(payload(1))
     journal.close()
+
+
+def test_a_journal_opened_anew_leaves_all_that_is_there_as_it_is(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1, SEGMENT)
+    journal.append(payload(1, 60_000))
+    journal.close()
+    before = {path: path.read_bytes() for path in segments_in(tmp_path)}
+    Journal(tmp_path, 2, SEGMENT).close()
+    assert {path: path.read_bytes() for path in before} == before
+    assert sequences(tmp_path) == [1]
+
+
+def test_a_segment_is_made_under_a_name_that_nobody_took_meanwhile(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1, SEGMENT)
+    taken = tmp_path / f"{2:016}.journal"
+    taken.write_bytes(b"somebody's")
+    with pytest.raises(FileExistsError):
+        journal.append(payload(1, 60_000))
+    journal.append(payload(1, 60_000))
+    journal.close()
+    assert taken.read_bytes() == b"somebody's"

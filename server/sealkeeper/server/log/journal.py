@@ -1,7 +1,9 @@
 """The write-ahead journal: what makes entries durable before they are in tiles.
 
 A segment is a file, filled with zeros beforehand, because ``fdatasync`` is faster where the file does not grow and a
-full disk is noticed before a record is begun. It starts with a random salt. A record is one cycle of the sequencer::
+full disk is noticed before a record is begun. Segments are numbered in the order of their making, and none is ever made
+over another: what lies there may be all that there is of an answered record. It starts with a random salt. A record is
+one cycle of the sequencer::
 
     magic "SKJ1" | sequence (8) | length (4) | SHA-256(salt | sequence | length | payload)[:16] | payload
 
@@ -105,16 +107,12 @@ class Journal:
         self._segment_bytes = segment_bytes
         # Makes the next segment while this one is being filled; one thread, so that at most one is made ahead.
         self._preparing = ThreadPoolExecutor(1, "sealkeeper-journal-segment")
-        self._current = _Segment.create(directory, next_sequence, segment_bytes)
-        self._number = _number(self._current.path)
+        # The number is used up even where making the segment fails: what remains of it stands in nobody's way.
+        self._next_number = max(map(_number, segments(directory)), default=0) + 1
+        self._current = _Segment.create(directory, self._take_number(), segment_bytes)
         self._spare: Future[_Segment] | None = None
         # Segments that are full, oldest first, each with the sequence number of its last record.
         self.retired: list[tuple[Path, int]] = []
-
-    @property
-    def path(self) -> Path:
-        """The segment being written."""
-        return self._current.path
 
     def append(self, payload: bytes) -> None:
         """Write a record and make it durable.
@@ -138,12 +136,16 @@ class Journal:
             segment = None
         if segment is None:
             size = max(self._segment_bytes, _SEGMENT_HEADER + needed)
-            segment = _Segment.create(self._directory, self._number + 1, size)
+            segment = _Segment.create(self._directory, self._take_number(), size)
         self.retired.append((self._current.path, self.next_sequence - 1))
         self._current.close()
         self._current = segment
-        self._number = _number(segment.path)
-        self._spare = self._preparing.submit(_Segment.create, self._directory, self._number + 1, self._segment_bytes)
+        self._spare = self._preparing.submit(_Segment.create, self._directory, self._take_number(), self._segment_bytes)
+
+    def _take_number(self) -> int:
+        number = self._next_number
+        self._next_number += 1
+        return number
 
     def close(self) -> None:
         """Let go of the files."""
@@ -218,7 +220,7 @@ class _Segment:
     def create(cls, directory: Path, number: int, size: int) -> _Segment:
         path = directory / f"{number:016}.journal"
         salt = os.urandom(_SALT)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             _write_all(descriptor, _SEGMENT_MAGIC + salt, 0)
             zeros = bytes(1024 * 1024)
@@ -276,12 +278,30 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _number(path: Path) -> int:
+    if not (path.stem.isascii() and path.stem.isdigit()):
+        raise LogCorruptError(f"{path.name} in the journal is not a segment: its name has to be a number")
     return int(path.stem)
 
 
 def segments(directory: Path) -> list[Path]:
-    """The segments in a folder, oldest first."""
-    return sorted(directory.glob("*.journal"))
+    """The segments in a folder, oldest first.
+
+    Raises:
+        LogCorruptError: a file that is named like a segment has no number.
+    """
+    return sorted(directory.glob("*.journal"), key=_number)
+
+
+def remove_blank_segments(directory: Path) -> None:
+    """Remove segments into which nothing was written: each opening that is not finished leaves one.
+
+    Raises:
+        LogCorruptError: see ``segments``.
+        OSError: a segment cannot be read or removed.
+    """
+    for path in segments(directory):
+        if not path.read_bytes()[_SEGMENT_HEADER:].strip(b"\0"):
+            path.unlink()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from sealkeeper.server.log.errors import LogCorruptError, LogUnavailableError
-from sealkeeper.server.log.journal import SEGMENT_BYTES, Journal, Record, read_records, segments
+from sealkeeper.server.log.journal import (
+    SEGMENT_BYTES,
+    Journal,
+    Record,
+    read_records,
+    remove_blank_segments,
+    segments,
+)
 from sealkeeper.server.log.lock import WriterLock
 from sealkeeper.server.log.merkle_tree import MerkleTree, TileNeeded
-from sealkeeper.server.log.publisher import FORMAT, STATE_FILE, LogState, LogTree, Publisher, State
+from sealkeeper.server.log.publisher import FORMAT, STATE_FILE, LogState, LogTree, Publisher, State, write_state
 from sealkeeper.server.log.sequencer import AUDIT, LOG_NAMES, CheckpointSigner, CycleStats, Sequencer
 from sealkeeper.server.log.tiles import TILE_WIDTH, TileStore
 from sealkeeper.verify.errors import NoteError
@@ -58,9 +65,10 @@ async def open_logs(
     lock = WriterLock(directory)
     try:
         logs, next_sequence = await asyncio.to_thread(_recover, directory, signers)
-        old = segments(directory / "journal")
         for log in logs.values():
             log.checkpoint = await _signed_checkpoint(log, signers[log.name])
+        await asyncio.to_thread(remove_blank_segments, directory / "journal")
+        old = segments(directory / "journal")
         journal = await asyncio.to_thread(Journal, directory / "journal", next_sequence, segment_bytes)
     except BaseException:
         lock.release()
@@ -69,7 +77,7 @@ async def open_logs(
     try:
         # What the journal held goes into durable tiles first; then its old segments have done their work.
         await publisher.publish(everything=True)
-        await asyncio.to_thread(_remove, [path for path in old if path != journal.path])
+        await asyncio.to_thread(_remove, old)
     except BaseException:
         journal.close()
         lock.release()
@@ -209,7 +217,10 @@ def _first_state(directory: Path, signers: Mapping[str, CheckpointSigner]) -> St
     states = {
         name: LogState(signer.origin, signer.key_id.hex(), 0, EMPTY_ROOT.hex()) for name, signer in signers.items()
     }
-    return State(1, states)
+    state = State(1, states)
+    # Durable before there is a checkpoint: a checkpoint without it tells of a folder that something was taken from.
+    write_state(directory, state)
+    return state
 
 
 def _parse_state(document: Any) -> State:

@@ -1,0 +1,83 @@
+"""Crashes while the logs are being opened, after which they are opened again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealkeeper.server.log import LOG_NAMES, TRANSPARENCY, Submission, publisher
+from tests.log.test_sequencer import body, checked, entries, opened
+
+
+@contextmanager
+def copied_before_each_change(directory: Path, copies: Path) -> Iterator[list[Path]]:
+    """Copy a folder before each thing that is done to its files: what a kill right then would leave."""
+    made: list[Path] = []
+
+    def copying(call: Any) -> Any:
+        def copy_first(*arguments: Any, **options: Any) -> Any:
+            copy = copies / f"{len(made)}-{call.__name__}"
+            shutil.copytree(directory, copy)
+            made.append(copy)
+            return call(*arguments, **options)
+
+        return copy_first
+
+    with pytest.MonkeyPatch.context() as patched:
+        for owner, name in ((os, "pwrite"), (os, "fsync"), (Path, "replace"), (Path, "unlink"), (Path, "mkdir")):
+            patched.setattr(owner, name, copying(getattr(owner, name)))
+        yield made
+
+
+async def test_a_first_opening_killed_at_any_moment_can_be_repeated(tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    live.mkdir()
+    with copied_before_each_change(live, tmp_path) as moments:
+        async with opened(live):
+            pass
+    assert len(moments) > 15
+    for moment in moments:
+        async with opened(moment) as logs:
+            assert dict(logs.tree_sizes) == dict.fromkeys(LOG_NAMES, 0)
+
+
+@pytest.mark.parametrize("count", [5, 100], ids=["short-records", "a-record-longer-than-a-segment"])
+async def test_an_opening_killed_at_any_moment_loses_nothing(tmp_path: Path, count: int) -> None:
+    live, killed = tmp_path / "live", tmp_path / "killed"
+    bodies = [body(number) for number in range(count)]
+    async with opened(live) as logs:
+        checked(await logs.submit(Submission(transparency=bodies)), bodies)
+        shutil.copytree(live, killed)
+    with copied_before_each_change(killed, tmp_path) as moments:
+        async with opened(killed):
+            pass
+    assert len(moments) > 20
+    for moment in moments:
+        async with opened(moment) as logs:
+            assert await entries(logs, TRANSPARENCY) == bodies
+            checked(await logs.submit(Submission(transparency=[b"more"])), [b"more"])
+
+
+async def test_openings_that_fail_do_not_fill_the_disk_with_segments(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        await logs.submit(Submission(transparency=[b"before"]))
+
+    def fails(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for _ in range(4):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(publisher, "_write", fails)
+            with pytest.raises(OSError, match="Input/output error"):
+                async with opened(tmp_path):
+                    pass
+    assert len(list((tmp_path / "journal").iterdir())) <= 2
+    async with opened(tmp_path) as logs:
+        assert await entries(logs, TRANSPARENCY) == [b"before"]
