@@ -67,6 +67,13 @@ def changed(bundle: bytes, change: Callable[[Any], None]) -> bytes:
     return json.dumps(document).encode()
 
 
+def edited_trusted_root(one: Signed, change: Callable[[Any], None]) -> TrustRoot:
+    """The trust root with ``trusted_root.json`` changed."""
+    document = json.loads(one.world.trusted_root())
+    change(document)
+    return TrustRoot.from_json(json.dumps(document).encode(), one.world.keys(one.key))
+
+
 def check(
     bundle: bytes, trust: TrustRoot, policy: Policy = BY_KEY, artifact: Artifact | None = None
 ) -> VerificationResult:

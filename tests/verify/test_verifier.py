@@ -18,8 +18,21 @@ from hypothesis import strategies as st
 from sealkeeper.hsm import ALGORITHMS
 from sealkeeper.verify import Artifact, Policy, PolicyError, StepFailedError, TrustRoot, TrustRootError, verify
 from sealkeeper.verify.artifact import MAX_MESSAGE, ArtifactError
+from sealkeeper.verify.trust import KeyState
 from tests.shapes.world import DOMAIN, KEY, NOW
-from tests.verify.signed import ARTIFACT, BY_KEY, P256, RUNNER, Signed, changed, check, failed_step, signed
+from tests.verify import certificates
+from tests.verify.signed import (
+    ARTIFACT,
+    BY_KEY,
+    P256,
+    RUNNER,
+    Signed,
+    changed,
+    check,
+    edited_trusted_root,
+    failed_step,
+    signed,
+)
 
 IDENTITY = f"https://{DOMAIN}/{KEY}"
 ISSUER = f"https://{DOMAIN}"
@@ -174,11 +187,54 @@ def test_a_certificate_matches_no_key_without_the_gateways_keys() -> None:
     assert failed_step(check(one.key_bundle, trust)) == "material"
 
 
-@pytest.mark.parametrize("state", ["PUBLISHED", "DISABLED"])
-def test_a_key_that_is_not_to_be_trusted_now_is_refused(state: str) -> None:
+def test_a_disabled_key_is_refused() -> None:
     one = signed()
     for bundle in (one.key_bundle, one.certificate_bundle):
-        assert failed_step(check(bundle, one.trust_in(state))) == "key-state"
+        assert failed_step(check(bundle, one.trust_in("DISABLED"))) == "key-state"
+
+
+@pytest.mark.parametrize("state", ["DESTROY_SCHEDULED", "DESTROYED"])
+def test_a_disabled_key_is_refused_on_its_way_to_destruction_too(state: str) -> None:
+    one = signed()
+
+    def disabled(value: bool) -> TrustRoot:
+        def change(key: Any) -> None:
+            key["publicKey"]["validFor"].update(end=NOW.isoformat())
+            key.update(disabled=value)
+
+        return one.trust_in(state, change)
+
+    for bundle in (one.key_bundle, one.certificate_bundle):
+        result = check(bundle, disabled(True))
+        assert failed_step(result) == "key-state"
+        assert "DISABLED" in result.steps[-1].detail
+        assert check(bundle, disabled(False)).verified
+
+
+def test_a_trust_root_fetched_before_a_version_signs_verifies_it_from_then_on() -> None:
+    one, moment = signed(), NOW.replace(microsecond=0)
+
+    def starts(at: Any) -> TrustRoot:
+        return one.trust_in("PUBLISHED", lambda key: key["publicKey"]["validFor"].update(start=at.isoformat()))
+
+    for bundle in (one.key_bundle, one.certificate_bundle):
+        assert check(bundle, starts(moment)).verified
+        assert failed_step(check(bundle, starts(moment + timedelta(seconds=1)))) == "key-state"
+
+
+def test_a_published_key_that_does_not_say_when_it_signs_is_refused() -> None:
+    one = signed()
+    result = check(one.key_bundle, one.trust_in("PUBLISHED", lambda key: key["publicKey"].update(validFor={})))
+    assert failed_step(result) == "key-state"
+    assert "PUBLISHED" in result.steps[-1].detail
+
+
+@pytest.mark.parametrize("state", ["VERIFY_ONLY", "DESTROY_SCHEDULED", "DESTROYED"])
+def test_a_retired_key_that_does_not_say_when_it_ceased_to_sign_is_refused(state: str) -> None:
+    one = signed()
+    result = check(one.key_bundle, one.trust_in(state))
+    assert failed_step(result) == "key-state"
+    assert "until when" in result.steps[-1].detail
 
 
 @pytest.mark.parametrize("state", ["VERIFY_ONLY", "DESTROY_SCHEDULED", "DESTROYED"])
@@ -200,21 +256,58 @@ def test_a_key_does_not_verify_what_came_before_it() -> None:
     assert failed_step(check(one.key_bundle, trust)) == "key-state"
 
 
-def test_a_compromised_key_verifies_only_what_came_before() -> None:
-    one = signed()
+@pytest.mark.parametrize("state", KeyState)
+def test_a_key_that_was_compromised_verifies_only_what_came_before_in_every_state(state: str) -> None:
+    one, second = signed(), timedelta(seconds=1)
     moment = NOW.replace(microsecond=0)
 
     def since(at: Any) -> TrustRoot:
-        return one.trust_in("COMPROMISED", lambda key: key.update(compromiseTime=at.isoformat()))
+        def change(key: Any) -> None:
+            key["publicKey"]["validFor"].update(end=(moment + second).isoformat())
+            key.update(compromiseTime=at.isoformat())
 
-    assert check(one.key_bundle, since(moment + timedelta(seconds=1))).verified
-    assert failed_step(check(one.key_bundle, since(moment))) == "key-state"
+        return one.trust_in(state, change)
+
+    for bundle in (one.key_bundle, one.certificate_bundle):
+        assert failed_step(check(bundle, since(moment))) == "key-state"
+        assert check(bundle, since(moment + second)).verified == (state != "DISABLED")
 
 
-def _trusted_root(one: Signed, change: Callable[[Any], None]) -> TrustRoot:
-    document = json.loads(one.world.trusted_root())
-    change(document)
-    return TrustRoot.from_json(json.dumps(document).encode(), one.world.keys(one.key))
+def _unlisted(one: Signed) -> TrustRoot:
+    """Keys of another key pair under the same names: those of a trust root made before a rotation, say."""
+    other = signed("PKIX_ECDSA_P384_SHA_384")
+    return TrustRoot.from_json(one.world.trusted_root(), one.world.keys(other.key))
+
+
+@pytest.mark.parametrize("policy", [BY_KEY, Policy(identity=IDENTITY, issuer=ISSUER), Policy.any_trusted()])
+def test_a_certified_key_that_its_tenants_keys_do_not_list_is_refused(policy: Policy) -> None:
+    one = signed()
+    result = check(one.certificate_bundle, _unlisted(one), policy)
+    assert failed_step(result) == "key-state"
+    assert "fetch a newer trust root" in result.steps[-1].detail
+
+
+def test_a_certified_version_that_is_not_listed_is_refused_for_its_state() -> None:
+    one = signed()
+    assert failed_step(check(one.certificate_bundle, _unlisted(one), Policy(key=f"{KEY}/versions/1"))) == "key-state"
+
+
+def test_a_key_certified_under_another_keys_name_is_refused() -> None:
+    one = signed()
+    trust = one.trust_in("ACTIVE", lambda key: key.update(name="tenants/acme/keys/other/versions/1"))
+    for policy in (BY_KEY, Policy.any_trusted()):
+        result = check(one.certificate_bundle, trust, policy)
+        assert failed_step(result) == "key-state"
+        assert "tenants/acme/keys/other/versions/1" in result.steps[-1].detail
+
+
+def test_keys_of_another_tenant_or_gateway_say_nothing_about_a_certificate_unless_a_key_is_asked_for() -> None:
+    one = signed()
+    document = json.loads(one.world.keys(one.key))
+    for change in ({"tenant": "other", "keys": []}, {"gateway": "elsewhere.example", "keys": []}):
+        trust = TrustRoot.from_json(one.world.trusted_root(), json.dumps(document | change).encode())
+        assert check(one.certificate_bundle, trust, Policy(identity=IDENTITY, issuer=ISSUER)).verified
+        assert not check(one.certificate_bundle, trust).verified
 
 
 PAST = {"start": "2025-01-01T00:00:00Z", "end": "2025-02-01T00:00:00Z"}
@@ -233,7 +326,7 @@ UNTRUSTED: list[tuple[Callable[[Any], None], str]] = [
 @pytest.mark.parametrize(("change", "step"), UNTRUSTED)
 def test_what_the_trust_root_does_not_vouch_for_is_refused(change: Callable[[Any], None], step: str) -> None:
     one = signed()
-    assert failed_step(check(one.certificate_bundle, _trusted_root(one, change))) == step
+    assert failed_step(check(one.certificate_bundle, edited_trusted_root(one, change))) == step
 
 
 def test_another_worlds_authorities_are_refused() -> None:
@@ -256,6 +349,10 @@ def test_a_certificate_out_of_its_time_is_refused() -> None:
     assert failed_step(check(bundle, one.trust)) == "certificate-chain"
 
 
+UNKNOWN_CURVE = b64encode(certificates.UNKNOWN_CURVE).decode()
+UNKNOWN_FEATURE = certificates.raw_bytes(
+    certificates.certificate((certificates.TLS_FEATURE, certificates.UNKNOWN_FEATURE))
+)
 TRUST_ROOT_ERRORS: list[tuple[Callable[[Any], None], str]] = [
     (_set(["mediaType"], "text/plain"), "$.mediaType"),
     (_set(["extra"], 1), "extra"),
@@ -268,13 +365,17 @@ TRUST_ROOT_ERRORS: list[tuple[Callable[[Any], None], str]] = [
     (lambda document: document["certificateAuthorities"][0]["certChain"]["certificates"].reverse(), "certChain"),
     (lambda document: document["timestampAuthorities"][0]["certChain"]["certificates"].pop(), "certificates"),
     (_set(["tlogs"], {}), "$.tlogs: must be an array"),
+    (_set(["tlogs", 0, "baseUrl"], "https://["), "$.tlogs[0].baseUrl"),
+    (_set(["ctlogs", 0, "baseUrl"], "https://["), "$.ctlogs[0].baseUrl"),
+    (_set(["tlogs", 0, "publicKey", "rawBytes"], UNKNOWN_CURVE), "$.tlogs[0].publicKey"),
+    (_set(["certificateAuthorities", 0, "certChain", "certificates", 0, "rawBytes"], UNKNOWN_FEATURE), "rawBytes"),
 ]
 
 
 @pytest.mark.parametrize(("change", "place"), TRUST_ROOT_ERRORS)
 def test_a_bad_trusted_root_is_refused_naming_the_place(change: Callable[[Any], None], place: str) -> None:
     with pytest.raises(TrustRootError) as caught:
-        _trusted_root(signed(), change)
+        edited_trusted_root(signed(), change)
     assert place in str(caught.value)
     assert "trusted_root.json" in str(caught.value)
 
@@ -290,6 +391,8 @@ KEYS_ERRORS: list[tuple[Callable[[Any], None], str]] = [
     (_set(["publicKey", "keyDetails"], "PKIX_ED25519"), "public key is not one for PKIX_ED25519"),
     (_set(["publicKey", "validFor", "start"], "yesterday"), "validFor.start"),
     (_set(["publicKey", "validFor", "end"], "2001-01-01T00:00:00Z"), "ends before it starts"),
+    (_set(["disabled"], "yes"), "$.keys[0].disabled"),
+    (_set(["enabled"], True), "enabled"),
 ]
 
 

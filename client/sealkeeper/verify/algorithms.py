@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa, utils
 
@@ -82,8 +82,8 @@ def load_public_key(algorithm: Algorithm, spki: bytes) -> PublicKey:
     """
     try:
         key = serialization.load_der_public_key(spki)
-    except ValueError:
-        raise KeyMismatchError("the public key is not a DER SubjectPublicKeyInfo") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise KeyMismatchError("the public key is not a DER SubjectPublicKeyInfo of a known kind") from None
     return require_key(algorithm, key)
 
 

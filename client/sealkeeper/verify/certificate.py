@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 UNREADABLE = (
     ValueError,
     TypeError,
+    LookupError,
+    ArithmeticError,
     InvalidSignature,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-"""What cryptography raises for certificates that are malformed, beyond it, or not signed by who should have."""
+"""What cryptography raises for certificates that are malformed, beyond it, or not signed by who should have: KeyError,
+for example, for a TLS feature (RFC 7633) that it does not know."""
 
 _ISSUER_V1 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
 _ISSUER_V2 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
@@ -83,10 +86,8 @@ def parse_signer_certificate(der: bytes) -> SignerCertificate:
     """
     try:
         certificate = x509.load_der_x509_certificate(der)
-        extensions = certificate.extensions
-        key = certificate.public_key()
-        # Parsed on demand by cryptography: a malformed one should fail here.
-        _ = certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        require_readable(certificate)
+        extensions, key = certificate.extensions, certificate.public_key()
         _require_signer(extensions)
         algorithms = tuple(one for one in ALGORITHMS.values() if _fits(one, key))
         identity, issuer = _identity(extensions), _issuer(extensions)
@@ -98,6 +99,16 @@ def parse_signer_certificate(der: bytes) -> SignerCertificate:
         raise CertificateError("the certificate's key is of a kind that is not supported")
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return SignerCertificate(der, certificate, require_key(algorithms[0], key), spki, algorithms, identity, issuer)
+
+
+def require_readable(certificate: x509.Certificate) -> None:
+    """Read what cryptography reads on demand only, so that a malformed part fails here and nowhere later.
+
+    Raises:
+        Exception: one of ``UNREADABLE``.
+    """
+    _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    _ = certificate.extensions, certificate.public_key()
 
 
 def _fits(algorithm: Algorithm, key: object) -> bool:
@@ -218,26 +229,36 @@ def verify_certificate_timestamp(
         CertificateError: there is none or more than one, of an unknown log, or wrong.
     """
     try:
-        stamps = signer.certificate.extensions.get_extension_for_class(
-            x509.PrecertificateSignedCertificateTimestamps
-        ).value
-        if len(stamps) != 1:
-            raise CertificateError(f"the certificate has {len(stamps)} certificate timestamps; one is needed")
-        stamp = stamps[0]
-        tbs = signer.certificate.tbs_precertificate_bytes
+        stamp, moment = _one_timestamp(signer.certificate)
+        log = logs.get(stamp.log_id)
+        if log is None or not signs_certificate_timestamps(log.algorithm):
+            raise CertificateError("the certificate timestamp is of a log that is not trusted")
+        digest = _digest(stamp, signer.certificate.tbs_precertificate_bytes, issuer, moment)
+        genuine = _verifies(log.algorithm, log.key, digest, stamp.signature)
     except x509.ExtensionNotFound:
         raise CertificateError("the certificate has no certificate timestamp") from None
     except UNREADABLE:
         raise CertificateError("the certificate timestamp is malformed") from None
-    log = logs.get(stamp.log_id)
-    if log is None:
-        raise CertificateError("the certificate timestamp is of a log that is not trusted")
-    moment: datetime = stamp.timestamp.replace(tzinfo=UTC)
-    if not _verifies(log.algorithm, log.key, _digest(stamp, tbs, issuer, moment), stamp.signature):
+    if not genuine:
         raise CertificateError("the certificate timestamp's signature is wrong")
     if not log.validity.covers(moment):
         raise CertificateError(f"the log of certificates is trusted from {log.validity} only")
     return moment
+
+
+def signs_certificate_timestamps(algorithm: Algorithm) -> bool:
+    """Tell whether logs of certificates sign with it: ECDSA on P-256 or RSASSA-PKCS1-v1_5, with SHA-256 (RFC 6962
+    section 2.1.4)."""
+    return algorithm.signs_digest and algorithm.digest == "SHA2_256" and not algorithm.pss
+
+
+def _one_timestamp(
+    certificate: x509.Certificate,
+) -> tuple[x509.certificate_transparency.SignedCertificateTimestamp, datetime]:
+    stamps = certificate.extensions.get_extension_for_class(x509.PrecertificateSignedCertificateTimestamps).value
+    if len(stamps) != 1:
+        raise CertificateError(f"the certificate has {len(stamps)} certificate timestamps; one is needed")
+    return stamps[0], stamps[0].timestamp.replace(tzinfo=UTC)
 
 
 def _digest(

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -168,7 +168,7 @@ class NoteVerifier:
     def __init__(self, name: str, spki: bytes) -> None:
         try:
             key = serialization.load_der_public_key(spki)
-        except ValueError:
+        except (ValueError, UnsupportedAlgorithm):
             raise NoteError("the note's key cannot be read") from None
         self.name = name
         self._key: ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey

@@ -122,6 +122,16 @@ class Value:
             raise JsonError(f"{self.path}: must be a whole number from 0 to 2^63 - 1")
         return value
 
+    def boolean(self) -> bool:
+        """True or false.
+
+        Raises:
+            JsonError: neither.
+        """
+        if not isinstance(self.json, bool):
+            raise JsonError(f"{self.path}: must be true or false")
+        return self.json
+
     def base64(self, most: int = 65_536) -> bytes:
         """Bytes in base64, standard alphabet with padding.
 

@@ -1,5 +1,17 @@
 """What a verifier trusts: Sigstore's ``trusted_root.json`` and, beside it, a tenant's public keys (``keys.json``).
 
+``keys.json``, a format of our own, is an object of ``mediaType`` (``KEYS_MEDIA_TYPE``), ``gateway`` (its domain),
+``tenant``, ``issuedAt`` (RFC 3339, as all times) and ``keys``: every version of the tenant's keys, each an object of
+
+- ``name``: ``tenants/{tenant}/keys/{key}/versions/{version}``;
+- ``hint``: base64 of SHA-256 of the SubjectPublicKeyInfo;
+- ``publicKey``: ``rawBytes`` (SubjectPublicKeyInfo, DER, base64), ``keyDetails`` (name of the algorithm) and
+  ``validFor`` (``start``, ``end``: while it signs or signed; a PUBLISHED version's ``start`` is to come);
+- ``state``: a ``KeyState``;
+- ``compromiseTime``, with COMPROMISED and in every later state: signatures from then on are refused;
+- ``disabled``, optional: ``true`` for a version that went from DISABLED to DESTROY_SCHEDULED or DESTROYED, and that is
+  refused as a DISABLED one is.
+
 >>> trust = TrustRoot.from_directory(Path("trust"))  # doctest: +SKIP
 """
 
@@ -20,7 +32,12 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from sealkeeper.verify.algorithms import ALGORITHMS, Algorithm, PublicKey, load_public_key
-from sealkeeper.verify.certificate import UNREADABLE, require_authority
+from sealkeeper.verify.certificate import (
+    UNREADABLE,
+    require_authority,
+    require_readable,
+    signs_certificate_timestamps,
+)
 from sealkeeper.verify.errors import NoteError, TrustRootError, VerifyError
 from sealkeeper.verify.note import NoteVerifier
 from sealkeeper.verify.strict_json import JsonError, Value
@@ -98,6 +115,9 @@ class KeyState(StrEnum):
     DESTROYED = "DESTROYED"
 
 
+_RETIRED = (KeyState.VERIFY_ONLY, KeyState.DESTROY_SCHEDULED, KeyState.DESTROYED)
+
+
 @dataclass(frozen=True, slots=True)
 class TenantKey:
     """A key version.
@@ -110,8 +130,9 @@ class TenantKey:
         algorithm: of its signatures.
         key: parsed.
         state: now.
-        validity: while it signed.
-        compromise_time: from when on its signatures are refused.
+        validity: while it signs or signed.
+        compromise_time: from when on its signatures are refused, whatever the state; ``None`` for never.
+        disabled: it was DISABLED when its destruction was scheduled.
     """
 
     name: str
@@ -123,16 +144,29 @@ class TenantKey:
     state: KeyState
     validity: Validity
     compromise_time: datetime | None
+    disabled: bool = False
 
     def refusal_at(self, moment: datetime) -> str | None:
         """Why a signature of that moment is not to be trusted; ``None`` where it is."""
-        if self.state in (KeyState.PUBLISHED, KeyState.DISABLED):
-            return f"{self.name} is {self.state}"
-        if self.state is KeyState.COMPROMISED and (self.compromise_time is None or moment >= self.compromise_time):
+        if self.state is KeyState.DISABLED:
+            return f"{self.name} is DISABLED"
+        if self.disabled:
+            return f"{self.name} was DISABLED before it became {self.state}"
+        if self._compromised_at(moment):
             return f"{self.name} is COMPROMISED as of {self.compromise_time and self.compromise_time.isoformat()}"
+        # A window that is left open would trust more than its state does.
+        if self.state is KeyState.PUBLISHED and self.validity.start is None:
+            return f"{self.name} is PUBLISHED and does not say from when on it signs"
+        if self.state in _RETIRED and self.validity.end is None:
+            return f"{self.name} is {self.state} and does not say until when it signed"
         if not self.validity.covers(moment):
-            return f"{self.name} was valid from {self.validity}, the signature is of {moment.isoformat()}"
+            return f"{self.name} is valid from {self.validity}, the signature is of {moment.isoformat()}"
         return None
+
+    def _compromised_at(self, moment: datetime) -> bool:
+        if self.compromise_time is None:
+            return self.state is KeyState.COMPROMISED
+        return moment >= self.compromise_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +179,7 @@ class TrustRoot:
         certificate_authorities: may certify signers.
         timestamp_authorities: may say when.
         gateway: domain of the gateway whose keys these are; empty without ``keys.json``.
+        tenant: whose keys these are, and all of them; empty without ``keys.json``.
         issued_at: when ``keys.json`` was made.
         tenant_keys: by hint.
     """
@@ -154,6 +189,7 @@ class TrustRoot:
     certificate_authorities: tuple[Authority, ...]
     timestamp_authorities: tuple[Authority, ...]
     gateway: str
+    tenant: str
     issued_at: datetime | None
     tenant_keys: Mapping[str, TenantKey]
 
@@ -166,9 +202,8 @@ class TrustRoot:
         """
         logs, ct_logs, authorities, stampers = _read("trusted_root.json", trusted_root, _parse_trusted_root)
         if keys is None:
-            return cls(logs, ct_logs, authorities, stampers, "", None, MappingProxyType({}))
-        gateway, issued_at, tenant_keys = _read("keys.json", keys, _parse_keys)
-        return cls(logs, ct_logs, authorities, stampers, gateway, issued_at, tenant_keys)
+            return cls(logs, ct_logs, authorities, stampers, "", "", None, MappingProxyType({}))
+        return cls(logs, ct_logs, authorities, stampers, *_read("keys.json", keys, _parse_keys))
 
     @classmethod
     def from_directory(cls, directory: Path) -> TrustRoot:
@@ -232,8 +267,7 @@ def _by_id(values: list[Value], parse: Callable[[Value], _T], key: Callable[[_T]
 
 def _log(value: Value) -> TransparencyLog:
     members, spki, _ = _log_members(value)
-    base_url = members["baseUrl"].text()
-    origin = urlsplit(base_url).hostname or ""
+    base_url, origin = _base_url(members["baseUrl"])
     validity = _validity(members["publicKey"].member("validFor"))
     if validity.start is None:
         raise JsonError(f"{members['publicKey'].path}.validFor: start is missing")
@@ -242,26 +276,42 @@ def _log(value: Value) -> TransparencyLog:
     except NoteError as error:
         raise JsonError(f"{members['publicKey'].path}: {error}") from None
     log_id = members["logId"].members({"keyId"})["keyId"]
-    if not origin or log_id.base64(64) != verifier.log_id:
+    if log_id.base64(64) != verifier.log_id:
         raise JsonError(f"{log_id.path}: is not that of the key and the host name of baseUrl")
     return TransparencyLog(base_url, origin, verifier.log_id, verifier, validity)
 
 
 def _ct_log(value: Value) -> CertificateTransparencyLog:
     members, spki, algorithm = _log_members(value)
+    if not signs_certificate_timestamps(algorithm):
+        raise JsonError(
+            f"{members['publicKey'].path}.keyDetails: certificate timestamps are signed with ECDSA on P-256 or "
+            f"RSASSA-PKCS1-v1_5, and SHA-256, not {algorithm.name}"
+        )
     log_id = members["logId"].members({"keyId"})["keyId"]
     if log_id.base64(64) != sha256(spki).digest():
         raise JsonError(f"{log_id.path}: is not SHA-256 of the key")
-    base_url = members["baseUrl"].text()
+    base_url, origin = _base_url(members["baseUrl"])
     return CertificateTransparencyLog(
         base_url,
-        urlsplit(base_url).hostname or "",
+        origin,
         sha256(spki).digest(),
         spki,
         algorithm,
         load_public_key(algorithm, spki),
         _validity(members["publicKey"].member("validFor")),
     )
+
+
+def _base_url(value: Value) -> tuple[str, str]:
+    url = value.text()
+    try:
+        origin = urlsplit(url).hostname
+    except ValueError:
+        origin = None
+    if not origin:
+        raise JsonError(f"{value.path}: must be a URL with a host name")
+    return url, origin
 
 
 def _log_members(value: Value) -> tuple[dict[str, Value], bytes, Algorithm]:
@@ -303,22 +353,28 @@ def _authority(value: Value, least: int) -> Authority:
 
 def _certificate(value: Value) -> x509.Certificate:
     try:
-        return x509.load_der_x509_certificate(value.base64())
+        certificate = x509.load_der_x509_certificate(value.base64())
+        require_readable(certificate)
+        return certificate  # noqa: TRY300
     except UNREADABLE:
         raise JsonError(f"{value.path}: not a certificate") from None
 
 
-def _parse_keys(document: Value) -> tuple[str, datetime, Mapping[str, TenantKey]]:
+def _parse_keys(document: Value) -> tuple[str, str, datetime, Mapping[str, TenantKey]]:
     members = document.members({"mediaType", "gateway", "tenant", "issuedAt", "keys"})
     if members["mediaType"].text() != KEYS_MEDIA_TYPE:
         raise JsonError(f"$.mediaType: must be {KEYS_MEDIA_TYPE}")
-    tenant = members["tenant"].text(63)
+    # Without a name, the document would not be held to speak for anyone.
+    gateway, tenant = members["gateway"].text(253), members["tenant"].text(63)
+    for name in ("gateway", "tenant"):
+        if not members[name].text():
+            raise JsonError(f"$.{name}: must not be empty")
     keys = _by_id(members["keys"].items(MAX_KEYS), lambda value: _tenant_key(value, tenant), lambda key: key.hint)
-    return members["gateway"].text(253), members["issuedAt"].time(), keys
+    return gateway, tenant, members["issuedAt"].time(), keys
 
 
 def _tenant_key(value: Value, tenant: str) -> TenantKey:
-    members = value.members({"name", "hint", "publicKey", "state"}, {"compromiseTime"})
+    members = value.members({"name", "hint", "publicKey", "state"}, {"compromiseTime", "disabled"})
     name = members["name"].text(200)
     match = _VERSION.fullmatch(name)
     if match is None or match[2] != tenant:
@@ -341,4 +397,5 @@ def _tenant_key(value: Value, tenant: str) -> TenantKey:
         KeyState(state),
         _validity(members["publicKey"].member("validFor")),
         members["compromiseTime"].time() if "compromiseTime" in members else None,
+        members["disabled"].boolean() if "disabled" in members else False,
     )

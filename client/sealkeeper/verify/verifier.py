@@ -17,6 +17,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 import rfc8785
@@ -91,7 +92,7 @@ class VerificationResult:
         verified: every step passed.
         steps: in order; the last one failed where ``verified`` is False.
         time: of the signature, as its timestamp has it.
-        key_name: of the key version or, for a certificate of a key that is not in ``keys.json``, empty.
+        key_name: of the key version; empty for a certificate of a key that ``keys.json`` does not list and need not.
         identity: that the certificate names; empty for a key bundle.
         issuer: of the identity.
         log_origin: name of the transparency log.
@@ -181,7 +182,7 @@ class _Verification:
             yield "identity", lambda: self._check_identity(certificate)
         else:
             yield "key-policy", self._check_key_policy
-        if self._tenant_key is not None:
+        if self._tenant_key is not None or self._certified_key() is not None:
             yield "key-state", self._check_key_state
         yield "log-entry", self._check_entries
         yield "checkpoint", self._check_checkpoints
@@ -205,7 +206,7 @@ class _Verification:
 
     def _use_certificate(self, certificate: SignerCertificate) -> str:
         self._certificate, self._key, self._spki = certificate, certificate.key, certificate.spki
-        self._tenant_key = next((one for one in self._trust.tenant_keys.values() if one.spki == self._spki), None)
+        self._tenant_key = self._trust.tenant_keys.get(_base64(sha256(self._spki).digest()))
         # RSA keys fit two algorithms; the signature tells them apart.
         known = self._tenant_key.algorithm if self._tenant_key is not None else None
         self._algorithm = known or certificate.algorithms[0]
@@ -298,8 +299,24 @@ class _Verification:
         gateway = f"https://{self._trust.gateway}"
         _require_equal("identity", certificate.identity, f"{gateway}/{base}")
         _require_equal("issuer", certificate.issuer, gateway)
-        if version and self.result.key_name != wanted:
-            raise VerifyError(f"the certificate's key is {self.result.key_name or 'not in keys.json'}, not {wanted}")
+        # One that is not listed at all fails for its state.
+        if version and self.result.key_name not in ("", wanted):
+            raise VerifyError(f"the certificate's key is {self.result.key_name}, not {wanted}")
+
+    def _certified_key(self) -> str | None:
+        """The key that the certificate names, where ``keys.json`` has to list it; ``None`` where it need not.
+
+        It has to where the policy asks for a key, and for every key of the tenant whose keys it holds: it holds all of
+        them, so leaving one out says that it is not to be trusted. Of other tenants, of other gateways and of signers
+        that are no keys it says nothing, nor does a trust root without it say anything of a key's state.
+        """
+        if self._certificate is None or not self._trust.gateway:
+            return None
+        gateway = f"https://{self._trust.gateway}/"
+        name = self._certificate.identity.removeprefix(gateway)
+        if name == self._certificate.identity:
+            return None
+        return name if self._policy.key is not None or name.startswith(f"tenants/{self._trust.tenant}/") else None
 
     def _check_key_policy(self) -> str:
         key, policy = self._tenant_key, self._policy
@@ -310,12 +327,18 @@ class _Verification:
         return key.name
 
     def _check_key_state(self) -> str:
-        if self._tenant_key is None:
-            raise VerifyError("there is no key")
-        refusal = self._tenant_key.refusal_at(self._time)
+        key, certified = self._tenant_key, self._certified_key()
+        if key is None:
+            raise VerifyError(
+                f"the certificate's key is not among those of {certified} in keys.json, which is of "
+                f"{self._trust.issued_at}: fetch a newer trust root; if it is not in there, do not trust it"
+            )
+        if certified not in (None, key.key_name):
+            raise VerifyError(f"the certificate names {certified}; its key is {key.name}")
+        refusal = key.refusal_at(self._time)
         if refusal is not None:
             raise VerifyError(refusal)
-        return f"{self._tenant_key.state}, valid at {self._time.isoformat()}"
+        return f"{key.state}, valid at {self._time.isoformat()}"
 
     def _check_entries(self) -> str:
         logs = self._trust.logs
