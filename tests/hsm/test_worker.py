@@ -145,3 +145,35 @@ async def test_requests_of_a_moment_share_a_worker_and_those_that_would_wait_do_
         await asyncio.gather(*asked)
     finally:
         await provider.close()
+
+
+async def test_a_worker_that_hangs_is_ended_and_replaced(uri: str) -> None:
+    now = 0.0
+    provider = WorkerProvider(uri, workers=1, clock=lambda: now)
+    await provider.start()
+    try:
+        key = await provider.generate("release", P256)
+        [hung] = pids(provider)
+        os.kill(hung, signal.SIGSTOP)
+        stuck = asyncio.ensure_future(provider.sign(key.handle, P256, DIGESTS))
+        await asyncio.sleep(0)
+        now += 59
+        provider.end_hung_workers()
+        assert pids(provider) == [hung]
+        now += 2
+        provider.end_hung_workers()
+        with pytest.raises(ProviderUnavailableError):
+            await stuck
+        assert len(await provider.sign(key.handle, P256, DIGESTS)) == len(DIGESTS)
+        assert pids(provider) != [hung]
+    finally:
+        await provider.close()
+
+
+async def test_answers_larger_than_a_frame_come_in_several(provider: WorkerProvider) -> None:
+    ml_dsa = ALGORITHMS["ML_DSA_87"]
+    key = await provider.generate("release", ml_dsa)
+    asked = [provider.sign(key.handle, ml_dsa, [b"x"] * 100) for _ in range(160)]
+    answers = await asyncio.gather(*asked)
+    # Together more than the longest frame that is taken.
+    assert sum(len(one) for answer in answers for one in answer) > 64 * 1024 * 1024

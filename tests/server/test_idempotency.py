@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, select
 
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import AlreadyExistsError
 from sealkeeper.server.idempotency import LIFETIME, RequestId, RequestLedger
 from sealkeeper.server.identity import Principal, Role
 from sealkeeper.server.store.database import Database, open_database
+from sealkeeper.server.store.schema import requests
 
 CI = Principal("acme", "spiffe://x/ci", Role.CI)
 
@@ -123,7 +125,50 @@ async def test_answers_outlive_a_restart_for_24_hours(house: House) -> None:
 
 async def test_what_the_audit_log_knows_of_is_taken_in(house: House) -> None:
     await house.ledger.open()
-    await house.ledger.recover(request(), house.now, b"from the log")
-    await house.ledger.recover(request("old"), house.now - LIFETIME - timedelta(1), b"too old")
+    house.ledger.recover(request(), house.now, b"from the log")
+    house.ledger.recover(request("old"), house.now - LIFETIME - timedelta(1), b"too old")
+    house.ledger.start()
     assert await house.once(request()) == "from the log"
     assert await house.once(request("old")) == "answer 1"
+    await house.ledger.close()
+
+
+async def test_what_was_withheld_is_not_taken_in_and_what_was_given_then_is(house: House) -> None:
+    await house.ledger.open()
+    for name, answers in (("1", [b"a", None]), ("2", [b"a", None, b"b"]), ("3", [b"a", b"b"])):
+        for answer in answers:
+            house.ledger.recover(request(name), house.now, answer)
+    house.ledger.start()
+    assert [await house.once(request(name)) for name in ("1", "2", "3")] == ["answer 1", "b", "b"]
+    await house.ledger.close()
+
+
+async def test_what_the_database_knows_is_not_changed_by_the_audit_log(house: House) -> None:
+    assert await house.once(request()) == "answer 1"
+    await house.ledger.close()
+    house.ledger = house.new_ledger()
+    await house.ledger.open()
+    house.ledger.recover(request(), house.now, b"from the log")
+    house.ledger.start()
+    assert await house.once(request()) == "answer 1"
+    await house.ledger.close()
+
+
+async def test_after_24_hours_an_id_is_new_again_and_takes_no_room(house: House) -> None:
+    assert await house.once(request()) == "answer 1"
+    house.now += LIFETIME + timedelta(hours=1)
+    assert await house.once(request(content=b"other")) == "answer 2"
+    house.now += LIFETIME + timedelta(hours=1)
+    await house.ledger._prune()
+    assert house.ledger._known._hours == {}
+
+    def count(connection: Connection) -> int:
+        return len(connection.execute(select(requests)).all())
+
+    assert await house.database.run(count) == 0
+
+
+async def test_too_many_ids_are_asked_for_in_the_database(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sealkeeper.server.idempotency._MAX_KNOWN", 5)
+    answers = [await house.once(request(str(number))) for number in range(12)]
+    assert [await house.once(request(str(number))) for number in range(12)] == answers

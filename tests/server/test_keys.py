@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from sealkeeper.hsm import KeyHandleError, open_provider
+from sealkeeper.hsm import Algorithm, KeyHandleError, ProviderKey, ProviderUnavailableError, open_provider
+from sealkeeper.hsm.uri import parse_software_uri
 from sealkeeper.hsm.worker_provider import WorkerProvider
 from sealkeeper.server.clock import SteadyClock
-from sealkeeper.server.errors import FailedPreconditionError, SealkeeperError, UnavailableError
+from sealkeeper.server.errors import FailedPreconditionError, InvalidRequestError, SealkeeperError, UnavailableError
 from sealkeeper.server.key import TRANSITIONS, Key, State
 from sealkeeper.server.keys import Keys, StateChange
 from sealkeeper.server.resources import KeyName
@@ -37,6 +40,7 @@ class House:
     database: Database
     provider: WorkerProvider
     keys: Keys
+    folder: Path
 
     async def audit(self, details: dict[str, object]) -> None:
         """Keeps nothing: what is recorded is for other tests."""
@@ -47,15 +51,23 @@ class House:
     async def move(self, number: int, state: State, **more: timedelta) -> Key:
         return await self.keys.set_state(NAME.version(number), StateChange(state, **more), self.audit)  # type: ignore[arg-type]
 
+    async def destroyed(self, version: object) -> None:
+        """Keeps nothing either."""
+
+    def key_files(self) -> list[Path]:
+        return [path for path in self.folder.glob("*.json") if path.name != "seal.json"]
+
     def states(self) -> list[State]:
         return [one.state_at(self.now) for one in self.keys.get(NAME).versions]
 
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    provider = await open_provider(software(tmp_path))
+    uri = software(tmp_path)
+    provider = await open_provider(uri)
     database = await open_database(f"sqlite:///{tmp_path}/metadata.db")
-    made = House(START, database, provider, None)  # type: ignore[arg-type]  # filled in below
+    folder = parse_software_uri(uri).directory
+    made = House(START, database, provider, None, folder)  # type: ignore[arg-type]  # filled in below
     clock = SteadyClock(lambda: int(made.now.timestamp() * 1e9))
     settings = KeySettings(default_provider="main", minimum_destroy_delay=HOUR)
     made.keys = Keys(KeyTable(database), {"main": provider}, settings, clock, [])
@@ -162,6 +174,144 @@ async def test_a_change_that_cannot_be_recorded_does_not_happen(house: House) ->
         with pytest.raises(UnavailableError):
             await change
     assert house.keys.get(NAME) == before
+    assert len(house.key_files()) == 1
+
+
+async def test_a_key_pair_whose_version_the_database_did_not_take_is_destroyed(house: House, tmp_path: Path) -> None:
+    await house.create()
+    blocker = sqlite3.connect(tmp_path / "metadata.db", isolation_level=None)
+    blocker.execute("DROP TABLE keys")
+    with pytest.raises(UnavailableError):
+        await house.keys.rotate(NAME, HOUR, house.audit)
+    blocker.close()
+    assert len(house.key_files()) == 1
+    assert len(house.keys.get(NAME).versions) == 1
+
+
+async def test_a_change_goes_on_when_its_caller_hangs_up(house: House) -> None:
+    await house.create()
+    recorded = asyncio.Event()
+
+    async def audit(_: dict[str, object]) -> None:
+        recorded.set()
+
+    change = StateChange(State.COMPROMISED)
+    caller = asyncio.create_task(house.keys.set_state(NAME.version(1), change, audit))
+    await recorded.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await house.keys.close()
+    assert house.states() == [State.COMPROMISED]
+    assert await KeyTable(house.database).read() == [house.keys.get(NAME)]
+
+
+async def test_signing_waits_while_a_change_has_its_time_and_is_not_seen(house: House) -> None:
+    await house.create()
+    waited: list[bool] = []
+
+    async def audit(_: dict[str, object]) -> None:
+        signer = asyncio.create_task(house.keys.settled(NAME))
+        await asyncio.sleep(0)
+        waited.append(not signer.done())
+        # What is signed in the seconds that recording takes is signed by nobody.
+        house.now += timedelta(seconds=5)
+
+    key = await house.keys.rotate(NAME, timedelta(0), audit)
+    await house.keys.settled(NAME)
+    assert waited == [True]
+    assert key.versions[0].retire_time == START.replace(microsecond=0)
+
+
+async def test_a_slow_key_pair_does_not_set_a_rotation_back_in_time(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.create()
+    generate = house.provider.generate
+
+    async def slow(label: str, algorithm: Algorithm) -> ProviderKey:
+        house.now += timedelta(seconds=9)
+        return await generate(label, algorithm)
+
+    monkeypatch.setattr(house.provider, "generate", slow)
+    key = await house.keys.rotate(NAME, timedelta(0), house.audit)
+    assert key.versions[0].retire_time == (START + timedelta(seconds=9)).replace(microsecond=0)
+
+
+async def test_what_is_compromised_stays_so_whatever_becomes_of_it(house: House) -> None:
+    await house.create()
+    await house.move(1, State.COMPROMISED)
+    await house.move(1, State.DESTROY_SCHEDULED)
+    for state in (State.DISABLED, State.ACTIVE, State.VERIFY_ONLY):
+        with pytest.raises(FailedPreconditionError):
+            await house.move(1, state)
+    await house.move(1, State.COMPROMISED)
+    assert house.states() == [State.COMPROMISED]
+    await house.move(1, State.DESTROY_SCHEDULED)
+    house.now += HOUR
+    await house.keys.destroy_due(house.destroyed)
+    assert house.states() == [State.DESTROYED]
+    assert house.keys.get(NAME).versions[0].compromise_time is not None
+
+
+async def test_a_compromise_can_be_found_when_the_key_is_gone_and_to_be_older_but_not_younger(house: House) -> None:
+    await house.create()
+    house.now += HOUR
+    await house.move(1, State.VERIFY_ONLY)
+    await house.move(1, State.DESTROY_SCHEDULED)
+    house.now += HOUR
+    await house.keys.destroy_due(house.destroyed)
+    key = await house.move(1, State.COMPROMISED, compromise_time=house.now - HOUR)  # type: ignore[arg-type]
+    assert house.states() == [State.DESTROYED]
+    first = key.versions[0].compromise_time
+    with pytest.raises(InvalidRequestError, match="earlier"):
+        await house.move(1, State.COMPROMISED, compromise_time=house.now)  # type: ignore[arg-type]
+    key = await house.move(1, State.COMPROMISED)
+    assert key.versions[0].compromise_time < first  # type: ignore[operator]
+
+
+async def test_a_disabled_version_that_is_to_be_destroyed_is_remembered_as_disabled(house: House) -> None:
+    await house.create()
+    await house.move(1, State.DISABLED)
+    key = await house.move(1, State.DESTROY_SCHEDULED)
+    assert key.versions[0].disabled
+    assert [read.versions[0].disabled for read in await KeyTable(house.database).read()] == [True]
+    key = await house.move(1, State.DISABLED)
+    assert not key.versions[0].disabled
+
+
+async def test_a_version_that_cannot_be_destroyed_does_not_keep_others(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.create()
+    await house.keys.rotate(NAME, timedelta(0), house.audit)
+    await house.move(2, State.VERIFY_ONLY)
+    for number in (1, 2):
+        await house.move(number, State.DESTROY_SCHEDULED)
+    house.now += HOUR
+    destroy, bad = house.provider.destroy, house.keys.get(NAME).versions[0].handle
+
+    async def refuse(handle: str) -> None:
+        if handle == bad:
+            raise ProviderUnavailableError("not now")
+        await destroy(handle)
+
+    monkeypatch.setattr(house.provider, "destroy", refuse)
+    assert await house.keys.destroy_due(house.destroyed) == [NAME.version(2)]
+    monkeypatch.undo()
+    assert await house.keys.destroy_due(house.destroyed) == [NAME.version(1)]
+
+
+async def test_a_tenant_s_keys_are_bounded_so_that_its_trust_root_is_readable(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealkeeper.server.keys.MAX_WEIGHT", 1500)
+    await house.create()
+    for _ in range(2):
+        await house.keys.rotate(NAME, timedelta(0), house.audit)
+    with pytest.raises(FailedPreconditionError) as caught:
+        await house.keys.rotate(NAME, timedelta(0), house.audit)
+    assert caught.value.reason == "KEY_LIMIT"
 
 
 async def test_the_trust_root_follows_the_clock(house: House) -> None:
@@ -171,13 +321,15 @@ async def test_the_trust_root_follows_the_clock(house: House) -> None:
     await house.create()
     await house.keys.rotate(NAME, HOUR, house.audit)
 
-    def states() -> list[str]:
-        return [str(one.state) for one in trust.root("acme").tenant_keys.values()]
+    async def states() -> list[str]:
+        return [str(one.state) for one in (await trust.root("acme")).tenant_keys.values()]
 
-    assert states() == ["ACTIVE", "PUBLISHED"]
+    assert await states() == ["ACTIVE", "PUBLISHED"]
     house.now += HOUR
-    assert states() == ["VERIFY_ONLY", "ACTIVE"]
-    assert trust.root("other").tenant_keys == {}
+    assert await states() == ["VERIFY_ONLY", "ACTIVE"]
+    await house.move(1, State.DISABLED)
+    assert await states() == ["DISABLED", "ACTIVE"]
+    assert (await trust.root("other")).tenant_keys == {}
 
 
 async def test_a_database_that_is_gone_says_so_without_its_secrets(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from sealkeeper.hsm.registry import open_backend
 _PR_SET_DUMPABLE = 4
 _PR_SET_PDEATHSIG = 1
 _CACHE_LIMIT = 10_000
+_FRAME_BYTES = 4 * 1024 * 1024
 
 
 class _Host:
@@ -118,6 +119,21 @@ def _harden(parent: int) -> None:
         raise SystemExit(0)
 
 
+def _answer(connection: socket.socket, host: _Host, batch: list[frames.Request]) -> None:
+    """Answer requests in as few frames as may be: woken less, the gateway has more time for its work."""
+    answers: list[frames.Response] = []
+    length = 0
+    for request in batch:
+        answer = host.answer(request)
+        answers.append(answer)
+        length += sum(map(len, answer.signatures)) if isinstance(answer, frames.Signed) else 0
+        if length > _FRAME_BYTES:
+            connection.sendall(frames.frame(answers))
+            answers, length = [], 0
+    if answers:
+        connection.sendall(frames.frame(answers))
+
+
 def main(descriptor: int, parent: int) -> None:
     """Serve until the other end closes."""
     _harden(parent)
@@ -129,7 +145,7 @@ def main(descriptor: int, parent: int) -> None:
                     batch = frames.requests.decode(body)
                 except msgspec.MsgspecError:
                     raise SystemExit(1) from None
-                connection.sendall(frames.frame([host.answer(request) for request in batch]))
+                _answer(connection, host, batch)
                 if host.lost:
                     raise SystemExit(0)
 

@@ -15,6 +15,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -37,11 +38,29 @@ from sealkeeper.hsm.registry import pin_file_of, require_known_scheme
 MAX_PENDING = 20_000
 _FRAME_BYTES = 8 * 1024 * 1024
 _MOMENT = 0.0005
+_PATIENCE = 60.0
+_LONG_PATIENCE = 600.0
+_WATCH_INTERVAL = 1.0
 _SMOOTHING = 0.1
 _PAUSES = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _ERRORS = {
     kind.reason: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProviderError)
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a request asks for: how many signatures, and within how many seconds."""
+
+    amount: int
+    patience: float
+
+    @classmethod
+    def of(cls, request: frames.Request) -> _Asked:
+        if isinstance(request, frames.Sign):
+            return cls(len(request.payloads), _PATIENCE)
+        # Tokens take minutes to find large primes.
+        return cls(1, _LONG_PATIENCE if isinstance(request, (frames.Generate, frames.Open)) else _PATIENCE)
 
 
 class _Pace:
@@ -55,6 +74,9 @@ class _Pace:
         self.seconds += (seconds - self.seconds) * _SMOOTHING
 
 
+_NOTHING = _Asked(0, _PATIENCE)
+
+
 class _Channel(asyncio.Protocol):
     """One worker's socket: requests out, answers in, and how quickly they come."""
 
@@ -62,8 +84,8 @@ class _Channel(asyncio.Protocol):
         self.waiting: dict[int, asyncio.Future[frames.Response]] = {}
         self.alive = True
         self._pace = pace
-        # Signatures (other requests count as one) that are asked for, by request, and all together.
-        self._amounts: dict[int, int] = {}
+        # Signatures (other requests count as one) that are asked for, by request in their order, and all together.
+        self._asked: dict[int, _Asked] = {}
         self._backlog = 0
         # Since when the worker has been at the next one.
         self._since = 0.0
@@ -86,11 +108,11 @@ class _Channel(asyncio.Protocol):
             future.set_exception(_died())
             return future
         self.waiting[request.id] = future
-        amount = len(request.payloads) if isinstance(request, frames.Sign) else 1
+        asked = _Asked.of(request)
         if not self._backlog:
             self._since = self._pace.clock()
-        self._amounts[request.id] = amount
-        self._backlog += amount
+        self._asked[request.id] = asked
+        self._backlog += asked.amount
         if not self._outbox:
             self._loop.call_soon(self._flush)
         self._outbox.append(request)
@@ -124,7 +146,7 @@ class _Channel(asyncio.Protocol):
             self.close()
 
     def _observe(self, answered: Sequence[frames.Response]) -> None:
-        now, done = self._pace.clock(), sum(self._amounts.pop(one.id, 0) for one in answered)
+        now, done = self._pace.clock(), sum(self._asked.pop(one.id, _NOTHING).amount for one in answered)
         if done:
             self._pace.observe((now - self._since) / done)
         self._backlog -= done
@@ -134,6 +156,13 @@ class _Channel(asyncio.Protocol):
     def delay(self) -> float:
         """Seconds until a request made now is begun: as far as can be told from those before it."""
         return max(self._backlog * self._pace.seconds, self._pace.clock() - self._since) if self._backlog else 0.0
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the worker has been silent for longer than any store takes."""
+        if not self._backlog:
+            return False
+        return self._pace.clock() - self._since > next(iter(self._asked.values()), _NOTHING).patience
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.alive = False
@@ -191,9 +220,11 @@ class WorkerProvider:
         self._pace = _Pace(clock)
         self._closed = False
         self._info: ProviderInfo | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the store: one worker first, whose refusal ends it (a wrong PIN is tried once), then the others."""
+        self._watching = asyncio.create_task(self._watch(), name="key-workers")
         try:
             await self._channel(self._slots[0])
             await asyncio.gather(*(self._channel(slot) for slot in self._slots[1:]))
@@ -234,9 +265,23 @@ class WorkerProvider:
         """Give a sign of life."""
         await self._ask(frames.Check)
 
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL)
+            self.end_hung_workers()
+
+    def end_hung_workers(self) -> None:
+        """End workers that have not answered for a minute, or for ten where they make a key: others take over."""
+        for slot in self._slots:
+            if slot.channel is not None and slot.channel.alive and slot.channel.overdue and slot.process is not None:
+                slot.channel.close()
+                slot.process.kill()
+
     async def close(self) -> None:
         """End the workers."""
         self._closed = True
+        if self._watching is not None:
+            self._watching.cancel()
         for slot in self._slots:
             if slot.starting is not None:
                 slot.starting.cancel()

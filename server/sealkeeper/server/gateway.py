@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from functools import partial
@@ -135,6 +135,8 @@ class Gateway:
         self._stack.push_async_callback(database.close)
         table = KeyTable(database)
         keys = Keys(table, self._providers, settings.keys, self._clock, await table.read())
+        _require_providers(keys, self._providers)
+        self._stack.push_async_callback(keys.close)
         ledger = RequestLedger(database, self._clock, lambda: logs.tree_sizes[AUDIT])
         await _recover_requests(ledger, logs)
         ledger.start()
@@ -297,6 +299,15 @@ class Gateway:
         self._stack.push_async_callback(end)
 
 
+def _require_providers(keys: Keys, providers: Mapping[str, KeyProvider]) -> None:
+    missing = sorted(keys.providers - providers.keys())
+    if missing:
+        raise ConfigurationError(
+            f"there are keys of the providers {', '.join(missing)}, which are not in the settings",
+            next_step=f"add [providers.{missing[0]}] again, or destroy its keys first",
+        )
+
+
 def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
     key, certificate, client_ca = (
         _pem(path, name)
@@ -330,4 +341,4 @@ async def _recover_requests(ledger: RequestLedger, logs: Sequencer) -> None:
             if one is not None:
                 caller = Principal(one.tenant, one.subject, Role.CI)
                 request = RequestId.of(caller, one.method, one.request_id, b"")
-                await ledger.recover(RequestId(request.id, one.fingerprint), one.time, one.answer)
+                ledger.recover(RequestId(request.id, one.fingerprint), one.time, one.answer)

@@ -3,8 +3,9 @@
 An id belongs to its caller and method. For 24 hours the same content is answered as the first time; other content is
 refused. Two tries at the same time share one run of the work, which goes on when its caller hangs up.
 
-What an answer is, its domain knows: the ledger keeps it as bytes. Changes of keys store theirs in the transaction of
-the change. Those of signatures follow within a moment; after a crash, ``recover`` fills in what the audit log knows of.
+What an answer is, its domain knows: the ledger keeps it as bytes, in the database. Changes of keys store theirs in the
+transaction of the change. Those of signatures follow within a moment; after a crash, ``recover`` fills in what the
+audit log knows of.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Generic, TypeVar
 
@@ -32,8 +32,8 @@ _log = logging.getLogger("sealkeeper.idempotency")
 LIFETIME = timedelta(hours=24)
 _INTERVAL = 0.1
 _MARK_EVERY = 300
+_PRUNE_EVERY = 3000
 _MAX_KNOWN = 1_000_000
-_MAX_ANSWERS = 4096
 _AUDITED = "audit"
 _SETTLED = timedelta(seconds=10)
 
@@ -90,6 +90,33 @@ class _Running:
     task: asyncio.Task[Any]
 
 
+class _KnownIds:
+    """Ids that may be in the database, by the hour. Once there were too many: any id, while those are there."""
+
+    def __init__(self) -> None:
+        self._hours: dict[int, set[bytes]] = {}
+        self._count = 0
+        self._lost_until = datetime.min.replace(tzinfo=UTC)
+        self._newest = self._lost_until
+
+    def may_hold(self, id_: bytes) -> bool:
+        return self._newest < self._lost_until or any(id_ in one for one in self._hours.values())
+
+    def add(self, id_: bytes, time: datetime) -> None:
+        if self._count >= _MAX_KNOWN:
+            self._hours.clear()
+            self._count = 0
+            self._lost_until = time + LIFETIME
+        self._newest = max(self._newest, time)
+        self._hours.setdefault(int(time.timestamp()) // 3600, set()).add(id_)
+        self._count += 1
+
+    def forget(self, oldest: datetime) -> None:
+        """Forget ids of whole hours before a time."""
+        for hour in [one for one in self._hours if one < int(oldest.timestamp()) // 3600]:
+            self._count -= len(self._hours.pop(hour))
+
+
 class RequestLedger:
     """Which requests were answered, and how; made by ``open_ledger``.
 
@@ -104,10 +131,8 @@ class RequestLedger:
         self._clock = clock
         self._audit_size = audit_size
         self._running: dict[bytes, _Running] = {}
-        # Ids that may be in the database; once there were too many, the database is asked for every unknown one.
-        self._known: set[bytes] = set()
-        self._overflowed = False
-        self._answers: OrderedDict[bytes, tuple[bytes, Any]] = OrderedDict()
+        self._known = _KnownIds()
+        self._recovered: dict[bytes, dict[str, Any]] = {}
         self._rows: list[dict[str, Any]] = []
         self._sizes: list[tuple[datetime, int]] = []
         self._task: asyncio.Task[None] | None = None
@@ -148,18 +173,13 @@ class RequestLedger:
         encode: Callable[[T], bytes] | None,
     ) -> T:
         now = self._clock.now()
-        remembered = self._answers.get(request.id)
-        if remembered is not None:
-            _require_same(request, remembered[0])
-            answer: T = remembered[1]
-            return answer
-        if self._overflowed or request.id in self._known:
+        if self._known.may_hold(request.id):
             stored = await self._read(request.id, now)
             if stored is not None:
                 _require_same(request, stored[0])
                 return await replay(stored[1])
         result = await work()
-        self._remember(request, result)
+        self._known.add(request.id, now)
         if encode is not None:
             self._rows.append(RequestRow(request, now, encode).filled(result))
         return result
@@ -173,15 +193,6 @@ class RequestLedger:
         # Whoever waited has seen the error; where nobody waits any more, it is in the audit log.
         if not task.cancelled():
             task.exception()
-
-    def _remember(self, request: RequestId, answer: Any) -> None:
-        if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()
-            self._overflowed = True
-        self._known.add(request.id)
-        self._answers[request.id] = (request.fingerprint, answer)
-        if len(self._answers) > _MAX_ANSWERS:
-            self._answers.popitem(last=False)
 
     async def _read(self, id: bytes, now: datetime) -> tuple[bytes, bytes] | None:  # noqa: A002
         await self.flush()
@@ -206,28 +217,38 @@ class RequestLedger:
         """
         oldest = self._clock.at_least_latest() - LIFETIME
 
-        def work(connection: Connection) -> tuple[list[bytes], int]:
+        def work(connection: Connection) -> tuple[list[tuple[bytes, datetime]], int]:
             connection.execute(delete(requests).where(requests.c.create_time < oldest))
-            ids = connection.execute(select(requests.c.id).limit(_MAX_KNOWN + 1)).scalars()
+            columns = select(requests.c.id, requests.c.create_time).order_by(requests.c.create_time)
+            rows = connection.execute(columns.limit(_MAX_KNOWN + 1))
             audited = connection.execute(select(marks.c.value).where(marks.c.name == _AUDITED)).scalar()
-            return list(ids), audited or 0
+            return [(row.id, row.create_time) for row in rows], audited or 0
 
-        ids, audited = await self._database.run(work)
-        self._overflowed = len(ids) > _MAX_KNOWN
-        self._known = set(ids[:_MAX_KNOWN])
+        rows, audited = await self._database.run(work)
+        for id_, time in rows:
+            self._known.add(id_, time)
         return audited
 
-    async def recover(self, request: RequestId, time: datetime, answer: bytes) -> None:
-        """Take in a request that the audit log knows of, unless it is known."""
-        if time >= self._clock.at_least_latest() - LIFETIME and request.id not in self._known:
-            self._known.add(request.id)
+    def recover(self, request: RequestId, time: datetime, answer: bytes | None) -> None:
+        """Take in a request that the audit log knows of, unless the database does. To be called in the log's order.
+
+        Args:
+            request: which.
+            time: when it was recorded.
+            answer: ``None`` where what an earlier record tells of did not leave.
+        """
+        if answer is None:
+            self._recovered.pop(request.id, None)
+        elif time >= self._clock.at_least_latest() - LIFETIME:
             row: RequestRow[bytes] = RequestRow(request, time, bytes)
-            self._rows.append(row.filled(answer))
-            if len(self._rows) >= _MAX_ANSWERS:
-                await self.flush()
+            self._recovered[request.id] = row.filled(answer)
 
     def start(self) -> None:
-        """Begin to write answers as they come."""
+        """Begin to write answers: those that were recovered, then new ones as they come."""
+        for id_, row in self._recovered.items():
+            self._known.add(id_, row["create_time"])
+            self._rows.append(row)
+        self._recovered = {}
         self._task = asyncio.create_task(self._write(), name="request-ledger")
 
     async def _write(self) -> None:
@@ -235,8 +256,17 @@ class RequestLedger:
             await asyncio.sleep(_INTERVAL)
             try:
                 await self.flush(mark=number % _MARK_EVERY == 0)
+                if number % _PRUNE_EVERY == 0:
+                    await self._prune()
             except SealkeeperError as error:
                 _log.error("answers to requests wait for the database: %s", error)
+
+    async def _prune(self) -> None:
+        oldest = self._clock.at_least_latest() - LIFETIME
+        self._known.forget(oldest)
+        await self._database.run(
+            lambda connection: connection.execute(delete(requests).where(requests.c.create_time < oldest)).rowcount
+        )
 
     async def flush(self, *, mark: bool = False) -> None:
         """Write what waits; with ``mark``, at least how far that is.

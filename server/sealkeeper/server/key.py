@@ -34,11 +34,11 @@ TRANSITIONS: Mapping[State, set[State]] = {
     State.ACTIVE: {State.VERIFY_ONLY} | _OFF,
     State.VERIFY_ONLY: {State.ACTIVE, State.DESTROY_SCHEDULED} | _OFF,
     State.DISABLED: {State.ACTIVE, State.VERIFY_ONLY, State.COMPROMISED, State.DESTROY_SCHEDULED},
-    State.COMPROMISED: {State.DESTROY_SCHEDULED},
-    State.DESTROY_SCHEDULED: {State.DISABLED},
-    State.DESTROYED: set(),
+    State.COMPROMISED: {State.COMPROMISED, State.DESTROY_SCHEDULED},
+    State.DESTROY_SCHEDULED: {State.DISABLED, State.COMPROMISED},
+    State.DESTROYED: {State.COMPROMISED},
 }
-"""Where a version may go from where it is. DESTROYED comes by itself."""
+"""Where a version may go from where it is. DESTROYED comes by itself; see ``KeyVersion.transitions_at``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class KeyVersion:
         retire_time: when it ceases to sign; whole seconds.
         compromise_time: from when on its signatures are refused; whole seconds.
         destroy_time: when the private key goes.
+        disabled: it was DISABLED when its destruction was scheduled, so its signatures still do not verify.
     """
 
     name: KeyVersionName
@@ -72,6 +73,7 @@ class KeyVersion:
     retire_time: datetime | None = None
     compromise_time: datetime | None = None
     destroy_time: datetime | None = None
+    disabled: bool = False
 
     def state_at(self, now: datetime) -> State:
         """What it may do at a moment."""
@@ -81,6 +83,11 @@ class KeyVersion:
         if state is State.ACTIVE and self.retire_time is not None and self.retire_time <= now:
             state = State.VERIFY_ONLY
         return state
+
+    def transitions_at(self, now: datetime) -> set[State]:
+        """Where it may go at a moment. What is compromised stays so, whatever else becomes of it."""
+        allowed = TRANSITIONS[self.state_at(now)]
+        return allowed if self.compromise_time is None else allowed & {State.COMPROMISED, State.DESTROY_SCHEDULED}
 
     @property
     def hint(self) -> str:

@@ -1,29 +1,36 @@
 """All keys and the life of their versions: create, rotate, change state, destroy.
 
-All keys are held in memory; a change is audited, then made durable, then seen.
+All keys are held in memory; a change is audited, then made durable, then seen. It goes on to its end when its caller
+hangs up, so that memory, database and audit log say the same. From the moment that it takes its time from until it is
+seen, signing with the key waits: no signature is made by a version after the second in which it retires.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeAlias
 
-from sealkeeper.hsm import ALGORITHMS, AlgorithmNotSupportedError, KeyDestroyer, KeyProvider
-from sealkeeper.server.clock import SteadyClock
+from sealkeeper.hsm import ALGORITHMS, AlgorithmNotSupportedError, KeyDestroyer, KeyProvider, ProviderError
+from sealkeeper.server.clock import SteadyClock, rfc3339
 from sealkeeper.server.errors import (
     AlreadyExistsError,
     ConflictError,
     FailedPreconditionError,
     InvalidRequestError,
     NotFoundError,
+    SealkeeperError,
 )
 from sealkeeper.server.idempotency import RequestRow
-from sealkeeper.server.key import TRANSITIONS, Key, KeyVersion, State
+from sealkeeper.server.key import Key, KeyVersion, State
+from sealkeeper.server.log import LogError
 from sealkeeper.server.resources import KeyName, KeyVersionName
 from sealkeeper.server.settings import KeySettings
 from sealkeeper.server.store.key_table import KeyTable
@@ -31,7 +38,10 @@ from sealkeeper.server.store.key_table import KeyTable
 MAX_VERSIONS = 1000
 MAX_PUBLISH_PERIOD = timedelta(days=90)
 MAX_DESTROY_DELAY = timedelta(days=120)
+MAX_WEIGHT = 12 * 1024 * 1024
+"""Bytes of a tenant's ``keys.json``, about: verifiers take 16 MiB."""
 
+_log = logging.getLogger("sealkeeper.keys")
 
 Audit: TypeAlias = Callable[[dict[str, object]], Awaitable[None]]
 """Makes the audit record durable, with these details, before the change takes effect."""
@@ -68,6 +78,14 @@ class Keys:
         for names in self._names.values():
             names.sort()
         self._locks: dict[KeyName, asyncio.Lock] = {}
+        # Keys whose change has its time and is not seen yet.
+        self._held: dict[KeyName, asyncio.Future[None]] = {}
+        self._changes: set[asyncio.Task[Key]] = set()
+        self._revisions: Counter[str] = Counter()
+        # Bytes of a tenant's trust root, about.
+        self._weights: Counter[str] = Counter()
+        for key in self._keys.values():
+            self._weights[key.name.tenant] += sum(map(_weight, key.versions))
 
     def get(self, name: KeyName) -> Key:
         """Look a key up.
@@ -100,6 +118,29 @@ class Keys:
     def of_tenant(self, tenant: str) -> list[Key]:
         """All keys of a tenant by name."""
         return self.page(tenant, "", len(self._keys))
+
+    def revision(self, tenant: str) -> int:
+        """Changes with every change of a tenant's keys."""
+        return self._revisions[tenant]
+
+    @property
+    def providers(self) -> set[str]:
+        """Names of the providers that hold versions which are not destroyed."""
+        return {
+            version.provider
+            for key in self._keys.values()
+            for version in key.versions
+            if version.state is not State.DESTROYED
+        }
+
+    async def settled(self, name: KeyName | KeyVersionName) -> None:
+        """Wait until no change of the key is between taking its time and being seen."""
+        while self._held and (held := self._held.get(name if isinstance(name, KeyName) else name.parent)) is not None:
+            await asyncio.shield(held)
+
+    async def close(self) -> None:
+        """Wait for the changes under way."""
+        await asyncio.gather(*self._changes, return_exceptions=True)
 
     def signing_version(self, name: KeyName | KeyVersionName, now: datetime) -> KeyVersion:
         """The version that signs.
@@ -143,17 +184,19 @@ class Keys:
             AlgorithmNotSupportedError: the provider cannot do it.
             ProviderError: the provider did not make it.
         """
-        async with self._changing(name):
+        provider = provider or self._settings.default_provider
+
+        async def change() -> Key:
             if name in self._keys:
                 raise AlreadyExistsError(f"there is a key {name} already", reason="KEY_EXISTS")
-            provider = provider or self._settings.default_provider
-            now = self._clock.now()
-            version = await self._generate(name.version(1), algorithm, provider, now)
-            version = replace(version, state=State.ACTIVE, activate_time=_second(now))
-            key = Key(name, algorithm, provider, dict(labels), now, 1, (version,))
-            await audit({"keyVersion": str(version.name), "algorithm": algorithm, "provider": provider})
-            await self._write(key, request)
-            return key
+            async with self._generated(name.version(1), algorithm, provider) as made:
+                now = self._clock.now()
+                version = replace(made, state=State.ACTIVE, create_time=now, activate_time=_second(now))
+                key = Key(name, algorithm, provider, dict(labels), now, 1, (version,))
+                await audit({"keyVersion": str(version.name), "algorithm": algorithm, "provider": provider})
+                return await self._write(key, request)
+
+        return await self._to_the_end(name, change)
 
     async def rotate(
         self, name: KeyName, publish_period: timedelta | None, audit: Audit, request: RequestRow[Key] | None = None
@@ -165,29 +208,40 @@ class Keys:
             FailedPreconditionError: a rotation is under way already, or there are too many versions.
             ProviderError: the provider did not make it.
         """
-        async with self._changing(name):
-            key, now = self.get(name), self._clock.now()
-            if any(one.state_at(now) is State.PUBLISHED for one in key.versions):
-                raise FailedPreconditionError(
-                    f"{name} has a version that is PUBLISHED already",
-                    reason="ROTATION_PENDING",
-                    next_step="wait until it is ACTIVE, or set its state",
-                )
-            if len(key.versions) >= MAX_VERSIONS:
-                raise FailedPreconditionError(
-                    f"{name} has {MAX_VERSIONS} versions", reason="VERSION_LIMIT", next_step="make a new key"
-                )
-            version = await self._generate(name.version(len(key.versions) + 1), key.algorithm, key.provider, now)
-            period = self._settings.publish_period if publish_period is None else publish_period
-            start = _second(now + period)
-            state = State.PUBLISHED if period else State.ACTIVE
-            version = replace(version, state=state, activate_time=start)
-            active = key.active_at(now)
-            changes = [version] if active is None else [_retired(active, start, now), version]
-            key = key.changed(*changes)
-            await audit({"keyVersion": str(version.name), "activateTime": start})
-            await self._write(key, request)
-            return key
+        period = self._settings.publish_period if publish_period is None else publish_period
+
+        async def change() -> Key:
+            key = self.get(name)
+            self._require_rotatable(key)
+            number = len(key.versions) + 1
+            async with self._generated(name.version(number), key.algorithm, key.provider) as made:
+                with self._hold(name):
+                    changed = self._rotated(key, made, period)
+                    version = changed.versions[-1]
+                    await audit({"keyVersion": str(version.name), "activateTime": version.activate_time})
+                    return await self._write(changed, request)
+
+        return await self._to_the_end(name, change)
+
+    def _rotated(self, key: Key, made: KeyVersion, period: timedelta) -> Key:
+        now = self._clock.now()
+        start, state = _second(now + period), State.PUBLISHED if period else State.ACTIVE
+        version = replace(made, state=state, create_time=now, activate_time=start)
+        active = key.active_at(now)
+        return key.changed(version) if active is None else key.changed(_retired(active, start, now), version)
+
+    def _require_rotatable(self, key: Key) -> None:
+        now = self._clock.now()
+        if any(one.state_at(now) is State.PUBLISHED for one in key.versions):
+            raise FailedPreconditionError(
+                f"{key.name} has a version that is PUBLISHED already",
+                reason="ROTATION_PENDING",
+                next_step="wait until it is ACTIVE, or set its state",
+            )
+        if len(key.versions) >= MAX_VERSIONS:
+            raise FailedPreconditionError(
+                f"{key.name} has {MAX_VERSIONS} versions", reason="VERSION_LIMIT", next_step="make a new key"
+            )
 
     async def set_state(
         self, name: KeyVersionName, change: StateChange, audit: Audit, request: RequestRow[Key] | None = None
@@ -200,25 +254,33 @@ class Keys:
             FailedPreconditionError: there is no way from its state to that.
             InvalidRequestError: a time or delay is out of bounds.
         """
-        async with self._changing(name.parent):
-            key, version, now = self.get(name.parent), self.get_version(name), self._clock.now()
+
+        async def move() -> Key:
+            key, version = self.get(name.parent), self.get_version(name)
             if change.etag and change.etag != key.etag:
                 raise ConflictError("the key has changed since its etag was read", next_step="read it again")
-            current = version.state_at(now)
-            if change.state not in TRANSITIONS[current]:
-                allowed = ", ".join(sorted(TRANSITIONS[current])) or "nothing"
-                raise FailedPreconditionError(
-                    f"{name} is {current}; from there it can become {allowed}",
-                    reason="STATE_TRANSITION_REFUSED",
-                )
-            key = key.changed(*self._moved(key, version, change, now))
-            await audit({"keyVersion": str(name), "from": current, "to": change.state})
-            await self._write(key, request)
-            return key
+            with self._hold(name.parent):
+                now = self._clock.now()
+                current, allowed = version.state_at(now), version.transitions_at(now)
+                if change.state not in allowed:
+                    raise FailedPreconditionError(
+                        f"{name} is {current}; from there it can become {', '.join(sorted(allowed)) or 'nothing'}",
+                        reason="STATE_TRANSITION_REFUSED",
+                    )
+                changed = key.changed(*self._moved(key, version, change, now))
+                await audit({"keyVersion": str(name), "from": current, "to": change.state})
+                return await self._write(changed, request)
+
+        return await self._to_the_end(name.parent, move)
 
     def _moved(self, key: Key, version: KeyVersion, change: StateChange, now: datetime) -> list[KeyVersion]:
         """The version in its new state, and what that does to others."""
-        moved, second = replace(version, state=change.state, destroy_time=None), _second(now)
+        current, second = version.state_at(now), _second(now)
+        if current is State.DESTROYED:
+            # The private key stays gone; what it signed is refused from the time of the compromise on.
+            return [replace(version, compromise_time=_compromise_time(version, change, now))]
+        disabled = change.state is State.DESTROY_SCHEDULED and current is State.DISABLED
+        moved = replace(version, state=change.state, destroy_time=None, disabled=disabled)
         if change.state is State.ACTIVE:
             return self._activated(key, moved, now)
         # Retired for good from the first moment that it did not sign.
@@ -229,7 +291,7 @@ class Keys:
         if change.state is State.DESTROY_SCHEDULED:
             moved = replace(moved, destroy_time=now + self._destroy_delay(change))
         changes = [moved]
-        if version.state_at(now) is State.PUBLISHED:
+        if current is State.PUBLISHED:
             # The version that was to retire in its favour goes on.
             active = key.active_at(now)
             if active is not None:
@@ -262,31 +324,80 @@ class Keys:
         return delay
 
     async def destroy_due(self, audit: Callable[[KeyVersion], Awaitable[None]]) -> list[KeyVersionName]:
-        """Destroy what is scheduled for now or earlier.
-
-        Raises:
-            ProviderError: a provider could not; it is tried again the next time.
-        """
+        """Destroy what is scheduled for now or earlier. What cannot be destroyed is tried again the next time."""
         now, done = self._clock.now(), []
         for name in list(self._keys):
             for version in self._keys[name].versions:
                 if version.state is State.DESTROY_SCHEDULED and version.destroy_time and version.destroy_time <= now:
-                    await self._destroy(version, audit)
-                    done.append(version.name)
+                    try:
+                        await self._to_the_end(name, partial(self._destroy, version, audit))
+                    except (SealkeeperError, ProviderError, LogError) as error:
+                        _log.error("%s cannot be destroyed now: %s", version.name, error)
+                    else:
+                        done.append(version.name)
         return done
 
-    async def _destroy(self, version: KeyVersion, audit: Callable[[KeyVersion], Awaitable[None]]) -> None:
-        async with self._changing(version.name.parent):
-            current = self.get_version(version.name)
-            if current != version:
-                return
-            await audit(version)
-            provider = self._providers[version.provider]
-            if isinstance(provider, KeyDestroyer):
-                await provider.destroy(version.handle)
-            await self._write(self.get(version.name.parent).changed(replace(version, state=State.DESTROYED)), None)
+    async def _destroy(self, version: KeyVersion, audit: Callable[[KeyVersion], Awaitable[None]]) -> Key:
+        key = self.get(version.name.parent)
+        # Its destruction may have been undone while this waited for its turn.
+        if version not in key.versions:
+            return key
+        await audit(version)
+        provider = self._providers[version.provider]
+        if isinstance(provider, KeyDestroyer):
+            await provider.destroy(version.handle)
+        return await self._write(key.changed(replace(version, state=State.DESTROYED)), None)
 
-    async def _generate(self, name: KeyVersionName, algorithm: str, provider_name: str, now: datetime) -> KeyVersion:
+    async def _to_the_end(self, name: KeyName, change: Callable[[], Awaitable[Key]]) -> Key:
+        """Make one change of a key after the other, each to its end even where its caller hangs up."""
+
+        async def in_turn() -> Key:
+            # Locks of names that were only asked for are few: callers are authorized first.
+            async with self._locks.setdefault(name, asyncio.Lock()):
+                return await change()
+
+        task = asyncio.create_task(in_turn())
+        self._changes.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Key]) -> None:
+        self._changes.discard(task)
+        # Whoever waited has seen the error; where nobody waits any more, it is in the audit log.
+        if not task.cancelled():
+            task.exception()
+
+    @contextmanager
+    def _hold(self, name: KeyName) -> Iterator[None]:
+        held = self._held[name] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self._held[name]
+            held.set_result(None)
+
+    @asynccontextmanager
+    async def _generated(self, name: KeyVersionName, algorithm: str, provider: str) -> AsyncIterator[KeyVersion]:
+        """A version with a new key pair, which is destroyed again where the block does not make it durable."""
+        made = await self._generate(name, algorithm, provider)
+        try:
+            yield made
+        except BaseException:
+            await self._discard(made)
+            raise
+
+    async def _discard(self, version: KeyVersion) -> None:
+        provider = self._providers[version.provider]
+        try:
+            # A database that failed may have done it all the same: then the key is needed.
+            if isinstance(provider, KeyDestroyer) and not await self._table.has_version(version):
+                await provider.destroy(version.handle)
+        except (SealkeeperError, ProviderError) as error:
+            _log.error(
+                "a key of provider %s is left over, its handle is %r: %s", version.provider, version.handle, error
+            )
+
+    async def _generate(self, name: KeyVersionName, algorithm: str, provider_name: str) -> KeyVersion:
         provider = self._providers.get(provider_name)
         if provider is None:
             known = ", ".join(sorted(self._providers))
@@ -296,6 +407,13 @@ class Keys:
                 f"provider {provider_name} cannot do {algorithm}",
                 next_step=f"it can do {', '.join(sorted(provider.info.algorithms))}",
             )
+        if self._weights[name.tenant] > MAX_WEIGHT:
+            raise FailedPreconditionError(
+                f"{name.tenant} has so many key versions that its trust root would become too large",
+                reason="KEY_LIMIT",
+                next_step="use another tenant for new keys",
+            )
+        now = self._clock.now()
         made = await provider.generate(f"{name.tenant}.{name.key}.{name.number}"[:128], ALGORITHMS[algorithm])
         return KeyVersion(
             name,
@@ -308,16 +426,16 @@ class Keys:
             now,
         )
 
-    async def _write(self, key: Key, request: RequestRow[Key] | None) -> None:
+    async def _write(self, key: Key, request: RequestRow[Key] | None) -> Key:
         await self._table.write(key, request.filled(key) if request is not None else None)
-        if key.name not in self._keys:
-            names = self._names[key.name.tenant]
+        tenant, before = key.name.tenant, self._keys.get(key.name)
+        if before is None:
+            names = self._names[tenant]
             names.insert(bisect_right(names, key.name.key), key.name.key)
         self._keys[key.name] = key
-
-    def _changing(self, name: KeyName) -> asyncio.Lock:
-        # Locks of names that were only asked for are few: callers are authorized first.
-        return self._locks.setdefault(name, asyncio.Lock())
+        self._revisions[tenant] += 1
+        self._weights[tenant] += sum(map(_weight, key.versions[len(before.versions) if before else 0 :]))
+        return key
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +459,15 @@ def _compromise_time(version: KeyVersion, change: StateChange, now: datetime) ->
     moment = change.compromise_time or version.create_time
     if moment > now:
         raise InvalidRequestError.of("compromise_time", "must not be after now")
+    known = version.compromise_time
+    if known is not None and _second(moment) > known:
+        raise InvalidRequestError.of("compromise_time", f"is known to be {rfc3339(known)}; it can only become earlier")
     return _second(moment)
+
+
+def _weight(version: KeyVersion) -> int:
+    # What stands about a version in keys.json: its public key in base64, and names and times around it.
+    return 600 + len(version.public_key) * 4 // 3
 
 
 def _retired(version: KeyVersion, at: datetime, now: datetime) -> KeyVersion:

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias
 
 import msgspec
+from cryptography import x509
 
 from sealkeeper.hsm import ALGORITHMS, Algorithm, KeyProvider, ProviderError
+from sealkeeper.server.audit import OK
 from sealkeeper.server.bundle import BundleTemplate
 from sealkeeper.server.calls import Call
 from sealkeeper.server.certificates import KeyCertificates
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.entry import EntryTemplate, LoggedSignature, parse_entry
-from sealkeeper.server.errors import FailedPreconditionError, InvalidRequestError, UnavailableError
+from sealkeeper.server.errors import (
+    ClockWentBackError,
+    FailedPreconditionError,
+    InvalidRequestError,
+    OverloadedError,
+    UnavailableError,
+)
 from sealkeeper.server.key import KeyVersion, State
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.log import TRANSPARENCY, Inclusion, LogReader, Sequencer, Submission
@@ -37,6 +46,13 @@ _ATTEMPTS = 3
 # A batch that is worth its way goes while others are under way: one is with the provider, one with the logs.
 _FULL = 64
 _PARALLEL = 4
+_BATCH_BYTES = 8 * 1024 * 1024
+_MOST_WAITING = 20_000
+_MOST_BYTES = 256 * 1024 * 1024
+# Bytes of artifacts' names in an audit record.
+_MOST_NAMES = 16 * 1024
+WITHHELD = "WITHHELD"
+"""Outcome in an audit record: the signature is in the log, and did not leave."""
 _INLINE = 64 * 1024
 _HASH_NAMES = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
 
@@ -126,7 +142,18 @@ class _Job:
         fingerprint: of the request.
     """
 
-    __slots__ = ("call", "entry_of", "fingerprint", "made", "material", "prepared", "signatures", "version")
+    __slots__ = (
+        "call",
+        "entry_of",
+        "fingerprint",
+        "first_index",
+        "length",
+        "made",
+        "material",
+        "prepared",
+        "signatures",
+        "version",
+    )
 
     def __init__(
         self,
@@ -143,7 +170,9 @@ class _Job:
         self.entry_of = entry_of
         self.call = call
         self.fingerprint = fingerprint
+        self.length = sum(len(one.payload) for one in prepared)
         self.signatures: Sequence[bytes] = ()
+        self.first_index = 0
         self.made: asyncio.Future[Sequence[_Made] | None] = asyncio.get_running_loop().create_future()
         call.details["keyVersion"] = str(version.name)
 
@@ -172,6 +201,9 @@ class _Job:
             details["digest"] = f"{self.prepared[0].digest_algorithm}:{self.prepared[0].digest.hex()}"
         names = [one.content.artifact_name for one in self.prepared]
         if any(names):
+            # A record has a bounded length, and there are more important things in it.
+            while sum(len(name.encode()) for name in names) > _MOST_NAMES:
+                names = names[: len(names) // 2]
             details["artifacts"] = names
         return details
 
@@ -210,8 +242,9 @@ class Signing:
         self._clock = clock
         self._telemetry = telemetry
         self._under_way = 0
-        self._waiting: list[_Job] = []
+        self._waiting: deque[_Job] = deque()
         self._waiting_items = 0
+        self._waiting_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         # By verifier: a public key or a certificate, DER.
         self._templates: dict[bytes, tuple[EntryTemplate, BundleTemplate]] = {}
@@ -240,6 +273,7 @@ class Signing:
             LogError: what was signed could not be recorded; it is thrown away.
         """
         for _ in range(_ATTEMPTS):
+            await self._keys.settled(name)
             version = self._keys.signing_version(name, self._clock.now())
             prepared = await _prepare_all(contents, ALGORITHMS[version.algorithm])
             if material is Material.PUBLIC_KEY:
@@ -249,8 +283,10 @@ class Signing:
                 entry_of, bundle_of = self._templates_for(version, certificate.der, is_certificate=True)
             job = _Job(version, prepared, material, entry_of, call, fingerprint)
             made = await self._in_turn(job)
-            # Meanwhile a custodian may have switched it off, or its time may be up: then this does not leave.
-            if made is None or self._keys.signing_version(name, self._clock.now()) is not version:
+            if made is None:
+                continue
+            if not await self._still_signs(name, version):
+                await self._withhold([job])
                 continue
             self._telemetry.signatures(version.name.tenant, version.algorithm, len(prepared))
             call.recorded = True
@@ -261,25 +297,54 @@ class Signing:
             return Signed(str(version.name), material, tuple(signatures), tuple(one[3] for one in made))
         raise UnavailableError("the key's versions change too quickly", next_step="retry")
 
+    async def _still_signs(self, name: KeyName | KeyVersionName, version: KeyVersion) -> bool:
+        """Whether what a version has signed may leave: a custodian may have switched it off meanwhile."""
+        await self._keys.settled(name)
+        try:
+            return self._keys.signing_version(name, self._clock.now()).name == version.name
+        except (FailedPreconditionError, ClockWentBackError):
+            return False
+
+    async def _withhold(self, jobs: Sequence[_Job]) -> None:
+        """Record that signatures which are in the log did not leave, so that no retry gets them after a crash."""
+        now = self._clock.at_least_latest()
+        records = [job.call.audit_record(now, WITHHELD, **job.details(), logIndex=job.first_index) for job in jobs]
+        await self._logs.submit(Submission(audit=records))
+
     async def _in_turn(self, job: _Job) -> Sequence[_Made] | None:
         """Have a job done: at once where little is under way, else together with all that come meanwhile."""
         if not self._under_way:
+            self._under_way = 1
             await self._do([job])
-        else:
-            self._waiting.append(job)
-            self._waiting_items += len(job.prepared)
-            if self._waiting_items >= _FULL and self._under_way < _PARALLEL:
-                self._start_batch()
+            return await job.made
+        if self._waiting_items + len(job.prepared) > _MOST_WAITING or self._waiting_bytes + job.length > _MOST_BYTES:
+            raise OverloadedError("too many signatures are being asked for", retry_after=timedelta(milliseconds=200))
+        self._waiting.append(job)
+        self._waiting_items += len(job.prepared)
+        self._waiting_bytes += job.length
+        if self._waiting_items >= _FULL and self._under_way < _PARALLEL:
+            self._start_batch()
         return await job.made
 
     def _start_batch(self) -> None:
-        batch, self._waiting, self._waiting_items = self._waiting, [], 0
+        """Start with what waits, as much as fits into a batch."""
+        batch: list[_Job] = []
+        items = length = 0
+        while self._waiting:
+            job = self._waiting[0]
+            if batch and (items + len(job.prepared) > MAX_ITEMS or length + job.length > _BATCH_BYTES):
+                break
+            batch.append(self._waiting.popleft())
+            items += len(job.prepared)
+            length += job.length
+        self._waiting_items -= items
+        self._waiting_bytes -= length
+        self._under_way += 1
         task = asyncio.create_task(self._do(batch))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _do(self, jobs: Sequence[_Job]) -> None:
-        self._under_way += 1
         try:
             await self._sign_and_record(jobs)
         except Exception as error:  # noqa: BLE001  (every caller gets it)
@@ -328,6 +393,8 @@ class Signing:
         except BaseException:
             stamping.cancel()
             await asyncio.gather(stamping, return_exceptions=True)
+            if recording.done() and not recording.cancelled() and recording.exception() is None:
+                await self._withhold(jobs)
             raise
         made = list(zip(signatures, entries, receipt.transparency, stamps, strict=True))
         start = 0
@@ -368,6 +435,7 @@ class Signing:
     def _audit_records(self, jobs: Sequence[_Job], first: int) -> list[bytes]:
         records, now = [], self._clock.at_least_latest()
         for job in jobs:
+            job.first_index = first
             records.append(job.call.audit_record(now, **job.details(), logIndex=first))
             first += len(job.prepared)
         return records
@@ -401,11 +469,11 @@ class Signing:
         """
         kept = msgspec.msgpack.decode(answer, type=_Answer)
         version = self._keys.get_version(KeyVersionName(*kept.key_version))
+        await self._keys.settled(version.name)
         algorithm, reader = ALGORITHMS[version.algorithm], self._logs.log(TRANSPARENCY)
         entries = await _entries(reader, kept.first_index, len(contents))
         logged = [parse_entry(one) for one in entries]
-        # After a crash the stamps are lost. New ones say when it was asked for again, and must still be of its time.
-        stamps = kept.timestamps or await self._stamper.stamp([one.signature for one in logged])
+        stamps = kept.timestamps or await self._stamps_anew(version, logged)
         made = []
         for place, (content, entry, one, stamp) in enumerate(zip(contents, entries, logged, stamps, strict=True)):
             prepared = _prepare(content, algorithm)
@@ -414,6 +482,21 @@ class Signing:
             inclusion = await _inclusion(reader, kept.first_index + place)
             made.append(_signature(bundle_of, prepared, one.signature, entry, inclusion, stamp))
         return Signed(str(version.name), Material(kept.material), tuple(made), tuple(stamps))
+
+    async def _stamps_anew(self, version: KeyVersion, logged: Sequence[LoggedSignature]) -> list[bytes]:
+        """Stamp what was signed before a crash, which lost the stamps. They say now, so now it must still be valid."""
+        now = self._clock.now()
+        expired = any(one.is_certificate and _not_after(one.verifier) <= now for one in logged)
+        if expired or version.state_at(now) is not State.ACTIVE:
+            raise FailedPreconditionError(
+                "the gateway ended before it gave this answer, and what it signed then is not valid any more",
+                reason="ANSWER_LOST",
+                next_step="ask again with a new request id",
+            )
+        stamps = await self._stamper.stamp([one.signature for one in logged])
+        if not await self._still_signs(version.name, version):
+            raise UnavailableError("the key's version has changed meanwhile", next_step="retry")
+        return stamps
 
 
 class _Answer(msgspec.Struct, array_like=True):
@@ -443,7 +526,7 @@ class RecordedSigning:
         request_id: the caller's.
         fingerprint: of the content.
         time: when it was recorded.
-        answer: for the request ledger.
+        answer: for the request ledger; ``None`` where the signatures were withheld.
     """
 
     tenant: str
@@ -452,14 +535,14 @@ class RecordedSigning:
     request_id: str
     fingerprint: bytes
     time: datetime
-    answer: bytes
+    answer: bytes | None
 
 
 def recorded_signing(record: bytes) -> RecordedSigning | None:
     """Read an audit record; ``None`` where it is not one of a signing with a request id."""
     document = msgspec.json.decode(record)
-    details = document.get("details", {})
-    if not document.get("requestId") or document.get("outcome") != "OK" or "fingerprint" not in details:
+    details, outcome = document.get("details", {}), document.get("outcome")
+    if not document.get("requestId") or outcome not in (OK, WITHHELD) or "fingerprint" not in details:
         return None
     tenant, key, number = details["keyVersion"].split("/")[1::2]
     answer = _Answer((tenant, key, int(number)), details["material"], details["logIndex"], [])
@@ -470,8 +553,12 @@ def recorded_signing(record: bytes) -> RecordedSigning | None:
         document["requestId"],
         bytes.fromhex(details["fingerprint"]),
         datetime.fromisoformat(document["time"]),
-        msgspec.msgpack.encode(answer),
+        msgspec.msgpack.encode(answer) if outcome == OK else None,
     )
+
+
+def _not_after(certificate: bytes) -> datetime:
+    return x509.load_der_x509_certificate(certificate).not_valid_after_utc
 
 
 async def _prepare_all(contents: Sequence[Content], algorithm: Algorithm) -> list[_Prepared]:

@@ -115,7 +115,7 @@ class SigningService(signing_pb2_grpc.SigningServiceServicer):
         if len(request.bundle) > MAX_BUNDLE:
             raise InvalidRequestError.of("bundle", f"has {len(request.bundle)} bytes; at most {MAX_BUNDLE} are allowed")
         artifact = _artifact(request)
-        trust, policy = self._trust.root(principal.tenant), Policy(key=str(name))
+        trust, policy = await self._trust.root(principal.tenant), Policy(key=str(name))
         result = await asyncio.to_thread(verify, request.bundle, artifact, trust, policy)
         current_call().details["verified"] = result.verified
         steps = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,6 +22,21 @@ class TrustDocuments:
     signing_config: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A tenant's trust root, and for how long it says what is the case.
+
+    Attributes:
+        revision: of the tenant's keys.
+        until: when a version's state changes by itself.
+        root: the trust root.
+    """
+
+    revision: int
+    until: datetime | None
+    root: TrustRoot
+
+
 class Trust:
     """Makes trust roots.
 
@@ -38,27 +54,35 @@ class Trust:
         self._signing_config = signing_config
         self._keys = keys
         self._clock = clock
-        # By tenant: a key's revisions and the second in which its trust root was made.
-        self._parsed: dict[str, tuple[tuple[int, ...], datetime, TrustRoot]] = {}
+        self._made: dict[str, _Made] = {}
 
-    def documents(self, tenant: str) -> TrustDocuments:
+    async def documents(self, tenant: str) -> TrustDocuments:
         """The trust root with one tenant's keys, as of now."""
         now = self._clock.at_least_latest()
-        keys = [_tenant_key(version, now) for key in self._keys.of_tenant(tenant) for version in key.versions]
-        return TrustDocuments(self._trusted_root, keys_json(self._domain, tenant, now, keys), self._signing_config)
+        return await asyncio.to_thread(self._documents, tenant, self._versions(tenant), now)
 
-    def root(self, tenant: str) -> TrustRoot:
-        """The same, parsed."""
-        now = self._clock.at_least_latest().replace(microsecond=0)
-        revisions = tuple(key.revision for key in self._keys.of_tenant(tenant))
-        known = self._parsed.get(tenant)
-        # A state can change by itself at every full second.
-        if known is not None and known[:2] == (revisions, now):
-            return known[2]
-        documents = self.documents(tenant)
-        root = TrustRoot.from_json(documents.trusted_root, documents.keys)
-        self._parsed[tenant] = revisions, now, root
+    async def root(self, tenant: str) -> TrustRoot:
+        """The same, parsed; kept until something changes."""
+        now, revision = self._clock.at_least_latest(), self._keys.revision(tenant)
+        known = self._made.get(tenant)
+        if known is not None and known.revision == revision and (known.until is None or now < known.until):
+            return known.root
+        versions = self._versions(tenant)
+        root = await asyncio.to_thread(self._root, tenant, versions, now)
+        changes = [one for version in versions for one in (version.activate_time, version.retire_time) if one]
+        self._made[tenant] = _Made(revision, min((one for one in changes if one > now), default=None), root)
         return root
+
+    def _versions(self, tenant: str) -> list[KeyVersion]:
+        return [version for key in self._keys.of_tenant(tenant) for version in key.versions]
+
+    def _documents(self, tenant: str, versions: list[KeyVersion], now: datetime) -> TrustDocuments:
+        keys = keys_json(self._domain, tenant, now, [_tenant_key(version, now) for version in versions])
+        return TrustDocuments(self._trusted_root, keys, self._signing_config)
+
+    def _root(self, tenant: str, versions: list[KeyVersion], now: datetime) -> TrustRoot:
+        documents = self._documents(tenant, versions, now)
+        return TrustRoot.from_json(documents.trusted_root, documents.keys)
 
 
 def _tenant_key(version: KeyVersion, now: datetime) -> TenantKey:
@@ -70,4 +94,5 @@ def _tenant_key(version: KeyVersion, now: datetime) -> TenantKey:
         version.activate_time or version.create_time,
         version.retire_time,
         version.compromise_time,
+        version.disabled,
     )

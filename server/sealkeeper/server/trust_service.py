@@ -27,7 +27,7 @@ class TrustService(trust_pb2_grpc.TrustServiceServicer):
         """Give the trust root of the gateway with one tenant's keys."""
         parent = parse_tenant_name(request.parent, "parent")
         current_call().authorize(Action.GET_TRUST_ROOT, parent)
-        documents = self._trust.documents(parent.tenant)
+        documents = await self._trust.documents(parent.tenant)
         return trust_pb2.GetTrustRootResponse(
             trusted_root=documents.trusted_root, keys=documents.keys, signing_config=documents.signing_config
         )

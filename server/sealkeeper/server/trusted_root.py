@@ -64,6 +64,7 @@ class TenantKey:
         start: when it became or will become ACTIVE.
         end: when it ceased to sign; ``None`` while it signs.
         compromise_time: from when on its signatures are refused.
+        disabled: its signatures do not verify, although its state would let them.
     """
 
     name: str
@@ -73,6 +74,7 @@ class TenantKey:
     start: datetime
     end: datetime | None = None
     compromise_time: datetime | None = None
+    disabled: bool = False
 
 
 def key_hint(public_key: bytes) -> str:
@@ -148,6 +150,8 @@ def _key(key: TenantKey) -> dict[str, Any]:
     }
     if key.compromise_time is not None:
         document["compromiseTime"] = rfc3339(key.compromise_time)
+    if key.disabled:
+        document["disabled"] = True
     return document
 
 

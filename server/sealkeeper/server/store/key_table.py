@@ -43,6 +43,20 @@ class KeyTable:
 
         await self._database.run(work)
 
+    async def has_version(self, version: KeyVersion) -> bool:
+        """Whether a version, with its handle, is in the database.
+
+        Raises:
+            SealkeeperError: the database does not answer.
+        """
+
+        def work(connection: Connection) -> bool:
+            name = version.name
+            where = {"tenant": name.tenant, "key": name.key, "number": name.number, "handle": version.handle}
+            return connection.execute(select(key_versions.c.number).filter_by(**where)).first() is not None
+
+        return await self._database.run(work)
+
     async def read(self) -> list[Key]:
         """All keys.
 
@@ -88,6 +102,7 @@ def _version_row(version: KeyVersion) -> dict[str, Any]:
         "retire_time": version.retire_time,
         "compromise_time": version.compromise_time,
         "destroy_time": version.destroy_time,
+        "disabled": version.disabled,
     }
 
 
@@ -109,4 +124,5 @@ def _version(row: Row[Any], algorithm: str) -> KeyVersion:
         row.retire_time,
         row.compromise_time,
         row.destroy_time,
+        row.disabled,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     ForeignKeyConstraint,
     Index,
@@ -67,6 +68,7 @@ key_versions = Table(
     Column("retire_time", UtcTime),
     Column("compromise_time", UtcTime),
     Column("destroy_time", UtcTime),
+    Column("disabled", Boolean, nullable=False),
     ForeignKeyConstraint(["tenant", "key"], ["keys.tenant", "keys.key"]),
 )
 
