@@ -9,7 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sealkeeper.server.log.errors import LogCorruptError
-from sealkeeper.server.log.journal import DurabilityError, Growth, Journal, decode_payload, encode_payload, read_records
+from sealkeeper.server.log.journal import (
+    DurabilityError,
+    Growth,
+    Journal,
+    decode_payload,
+    encode_payload,
+    read_records,
+    remove_segments,
+)
 from sealkeeper.server.log.journal import segments as segments_in
 
 SEGMENT = 4096
@@ -27,7 +35,7 @@ def written(directory: Path, count: int, length: int = 50) -> None:
 
 
 def sequences(directory: Path) -> list[int]:
-    return [record.sequence for record in read_records(directory)]
+    return [record.sequence for record in read_records(directory, 1)]
 
 
 growths = st.lists(
@@ -69,7 +77,7 @@ def test_full_segments_are_named_with_their_last_record(tmp_path: Path) -> None:
     path, last = journal.retired[0]
     journal.close()
     path.unlink()
-    assert sequences(tmp_path) == list(range(last + 1, 60))
+    assert [record.sequence for record in read_records(tmp_path, last + 1)] == list(range(last + 1, 60))
 
 
 def test_only_the_gateway_s_user_reads_the_journal(tmp_path: Path) -> None:
@@ -199,3 +207,72 @@ def test_a_segment_is_made_under_a_name_that_nobody_took_meanwhile(tmp_path: Pat
     journal.append(payload(1, 60_000))
     journal.close()
     assert taken.read_bytes() == b"somebody's"
+
+
+def torn(directory: Path, whole: int) -> None:
+    """A segment that a power failure left with so many whole records and a torn one."""
+    written(directory, whole + 1)
+    [path] = segments_in(directory)
+    data = path.read_bytes().rstrip(b"\0")
+    path.write_bytes(data[:-3].ljust(SEGMENT, b"\0"))
+
+
+@pytest.mark.parametrize("whole", [0, 1, 9])
+def test_a_torn_record_that_the_next_segment_has_anew_was_never_answered(tmp_path: Path, whole: int) -> None:
+    torn(tmp_path, whole)
+    journal = Journal(tmp_path, whole + 1, SEGMENT)
+    journal.append(payload(whole + 1))
+    journal.append(payload(whole + 2))
+    journal.close()
+    assert sequences(tmp_path) == list(range(1, whole + 3))
+
+
+def test_a_torn_record_that_the_next_segment_goes_on_behind_is_refused(tmp_path: Path) -> None:
+    torn(tmp_path, 4)
+    journal = Journal(tmp_path, 6, SEGMENT)
+    journal.append(payload(6))
+    journal.close()
+    with pytest.raises(LogCorruptError, match=r"lacks record 5: 0+2.journal has 6 there; 0+1.journal is bad at byte"):
+        sequences(tmp_path)
+
+
+def test_a_segment_that_comes_back_is_passed_over_where_tiles_have_what_it_held(tmp_path: Path) -> None:
+    torn(tmp_path, 4)
+    journal = Journal(tmp_path, 20, SEGMENT)
+    journal.append(payload(20))
+    journal.close()
+    assert [record.sequence for record in read_records(tmp_path, 20)] == [20]
+    with pytest.raises(LogCorruptError, match="lacks record 19"):
+        list(read_records(tmp_path, 19))
+
+
+@pytest.mark.parametrize("next_sequence", [1, 11, 500])
+def test_a_bad_record_with_a_good_one_behind_it_is_refused_whatever_tiles_have(
+    tmp_path: Path, next_sequence: int
+) -> None:
+    written(tmp_path, 10)
+    [path] = segments_in(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[300] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LogCorruptError, match="bad record in its middle"):
+        list(read_records(tmp_path, next_sequence))
+
+
+def test_a_removal_of_segments_that_was_cut_short_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, 100)
+    paths, unlink = segments_in(tmp_path), Path.unlink
+
+    def fails(path: Path, missing_ok: bool = False) -> None:
+        if path == paths[1]:
+            raise OSError(errno.EIO, "Input/output error")
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            remove_segments(tmp_path, paths)
+    remove_segments(tmp_path, paths)
+    assert segments_in(tmp_path) == []

@@ -81,3 +81,54 @@ async def test_openings_that_fail_do_not_fill_the_disk_with_segments(tmp_path: P
     assert len(list((tmp_path / "journal").iterdir())) <= 2
     async with opened(tmp_path) as logs:
         assert await entries(logs, TRANSPARENCY) == [b"before"]
+
+
+def tear(journal: Path) -> None:
+    """Spoil the end of the newest record, as a power failure does."""
+    newest = [path for path in sorted(journal.iterdir()) if path.read_bytes()[24:].strip(b"\0")][-1]
+    data = newest.read_bytes()
+    end = len(data.rstrip(b"\0"))
+    newest.write_bytes(data[: end - 300] + bytes(len(data) - end + 300))
+
+
+async def test_a_torn_segment_that_comes_back_after_another_power_failure_harms_nothing(tmp_path: Path) -> None:
+    live, once, twice = tmp_path / "live", tmp_path / "once", tmp_path / "twice"
+    async with opened(live) as logs:
+        await logs.submit(Submission(transparency=[b"answered"]))
+        await logs.submit(Submission(transparency=[b"x" * 400]))
+        shutil.copytree(live, once)
+    tear(once / "journal")
+    for name in LOG_NAMES:
+        (once / name / "checkpoint").write_bytes(b"")
+    old = {path.name: path.read_bytes() for path in (once / "journal").iterdir()}
+    async with opened(once) as logs:
+        assert await entries(logs, TRANSPARENCY) == [b"answered"]
+        await logs.submit(Submission(transparency=[b"answered too"]))
+        shutil.copytree(once, twice)
+    for name, data in old.items():
+        (twice / "journal" / name).write_bytes(data)
+    async with opened(twice) as logs:
+        assert await entries(logs, TRANSPARENCY) == [b"answered", b"answered too"]
+
+
+async def test_segments_are_removed_durably(tmp_path: Path) -> None:
+    journal, done = tmp_path / "journal", list[str]()
+    unlink, fsync = Path.unlink, os.fsync
+
+    def noted_unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.parent == journal:
+            done.append("removed")
+        unlink(path, missing_ok)
+
+    def noted_fsync(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == journal:
+            done.append("synced")
+        fsync(descriptor)
+
+    async with opened(tmp_path) as logs:
+        await logs.submit(Submission(transparency=[b"in a segment that the next opening removes"]))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "unlink", noted_unlink)
+        patched.setattr(os, "fsync", noted_fsync)
+        async with opened(tmp_path):
+            assert done[-2:] == ["removed", "synced"]

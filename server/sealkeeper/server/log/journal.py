@@ -9,8 +9,8 @@ one cycle of the sequencer::
 
 and its payload, for each log that grew: number of the log (1), first index (8), root hash after it (32), number of
 entries (4), the entries, each after its length (2). All numbers are big-endian. The salt keeps bytes that callers chose
-from ever looking like a record. After an unclean end the last record may be torn; a bad record anywhere else is
-refused.
+from ever looking like a record. After an unclean end the last record of a segment may be torn; a bad record anywhere
+else is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -292,16 +292,25 @@ def segments(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.journal"), key=_number)
 
 
-def remove_blank_segments(directory: Path) -> None:
-    """Remove segments into which nothing was written: each opening that is not finished leaves one.
+def remove_segments(directory: Path, paths: Iterable[Path]) -> None:
+    """Remove segments of a folder for good: after a power failure they do not come back.
+
+    Raises:
+        OSError: a segment cannot be removed, or may come back. It can be tried again.
+    """
+    for path in paths:
+        path.unlink(missing_ok=True)
+    _sync_directory(directory)
+
+
+def blank_segments(directory: Path) -> list[Path]:
+    """The segments into which nothing was written: each opening that is not finished leaves one.
 
     Raises:
         LogCorruptError: see ``segments``.
-        OSError: a segment cannot be read or removed.
+        OSError: a segment cannot be read.
     """
-    for path in segments(directory):
-        if not path.read_bytes()[_SEGMENT_HEADER:].strip(b"\0"):
-            path.unlink()
+    return [path for path in segments(directory) if not path.read_bytes()[_SEGMENT_HEADER:].strip(b"\0")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,29 +321,40 @@ class Record:
     growths: list[Growth]
 
 
-def read_records(directory: Path) -> Iterator[Record]:
-    """Read all records, oldest first, without a torn last one.
+def read_records(directory: Path, next_sequence: int) -> Iterator[Record]:
+    """Read the records from a number on, oldest first, without a torn last one.
+
+    A torn record may also be the last one of a segment that is not the newest: of a write that failed, or where a
+    segment that was removed came back with a power failure. It was never answered if the next segment has its number
+    anew; if it had been, the next one would go on behind it.
+
+    Args:
+        directory: of the segments.
+        next_sequence: of the first record that is needed; what those before it held is in durable tiles.
 
     Raises:
-        LogCorruptError: a record is bad that is not the last one, or one is missing.
+        LogCorruptError: a record is bad that was not the last one, or one is missing.
     """
-    expected: int | None = None
-    torn: str | None = None
+    expected, torn = next_sequence, ""
     for path in segments(directory):
         for place, record in _read_segment(path):
             if record is None:
-                torn = f"{path.name} at byte {place}"
-                continue
-            if torn is not None:
-                raise LogCorruptError(f"the journal has a bad record in its middle: {torn}")
-            if expected is not None and record.sequence != expected:
-                raise LogCorruptError(f"the journal lacks record {expected}: {path.name} has {record.sequence} there")
-            expected = record.sequence + 1
-            yield record
+                torn = f"; {path.name} is bad at byte {place}"
+            elif record.sequence == expected:
+                expected += 1
+                yield record
+            elif record.sequence >= next_sequence:
+                raise LogCorruptError(
+                    f"the journal lacks record {expected}: {path.name} has {record.sequence} there{torn}"
+                )
 
 
 def _read_segment(path: Path) -> Iterator[tuple[int, Record | None]]:
-    """Yield the records of a segment with their places, and ``None`` where there should be one and is none."""
+    """Yield the records of a segment with their places, and at last ``None`` where one is torn.
+
+    Raises:
+        LogCorruptError: a record is bad that was not the segment's last one.
+    """
     data = path.read_bytes()
     if not data.startswith(_SEGMENT_MAGIC) or len(data) < _SEGMENT_HEADER:
         # Never finished being made, so nothing was written into it; a damaged one yields a bad record.
@@ -348,12 +368,12 @@ def _read_segment(path: Path) -> Iterator[tuple[int, Record | None]]:
         place = record[1]
     if place >= len(data.rstrip(b"\0")):
         return
-    yield place, None
     # Is there a whole record behind the bad one? Then the bad one was not the last.
-    while (place := data.find(_MAGIC, place + 1)) >= 0:
-        if (record := _record_at(data, place, salt)) is not None:
-            yield place, record[0]
-            return
+    behind = place
+    while (behind := data.find(_MAGIC, behind + 1)) >= 0:
+        if _record_at(data, behind, salt) is not None:
+            raise LogCorruptError(f"the journal has a bad record in its middle: {path.name} at byte {place}")
+    yield place, None
 
 
 def _record_at(data: bytes, place: int, salt: bytes) -> tuple[Record, int] | None:

@@ -23,8 +23,9 @@ from sealkeeper.server.log.journal import (
     SEGMENT_BYTES,
     Journal,
     Record,
+    blank_segments,
     read_records,
-    remove_blank_segments,
+    remove_segments,
     segments,
 )
 from sealkeeper.server.log.lock import WriterLock
@@ -67,9 +68,7 @@ async def open_logs(
         logs, next_sequence = await asyncio.to_thread(_recover, directory, signers)
         for log in logs.values():
             log.checkpoint = await _signed_checkpoint(log, signers[log.name])
-        await asyncio.to_thread(remove_blank_segments, directory / "journal")
-        old = segments(directory / "journal")
-        journal = await asyncio.to_thread(Journal, directory / "journal", next_sequence, segment_bytes)
+        old, journal = await asyncio.to_thread(_next_journal, directory / "journal", next_sequence, segment_bytes)
     except BaseException:
         lock.release()
         raise
@@ -77,7 +76,7 @@ async def open_logs(
     try:
         # What the journal held goes into durable tiles first; then its old segments have done their work.
         await publisher.publish(everything=True)
-        await asyncio.to_thread(_remove, old)
+        await asyncio.to_thread(remove_segments, directory / "journal", old)
     except BaseException:
         journal.close()
         lock.release()
@@ -85,9 +84,10 @@ async def open_logs(
     return Sequencer(logs, signers, journal, publisher, lock, on_cycle, clock)
 
 
-def _remove(paths: list[Path]) -> None:
-    for path in paths:
-        path.unlink()
+def _next_journal(directory: Path, next_sequence: int, segment_bytes: int) -> tuple[list[Path], Journal]:
+    """Begin a journal behind the segments that are there; these come back as well."""
+    remove_segments(directory, blank_segments(directory))
+    return segments(directory), Journal(directory, next_sequence, segment_bytes)
 
 
 async def _signed_checkpoint(log: LogTree, signer: CheckpointSigner) -> str:
@@ -105,11 +105,7 @@ def _recover(directory: Path, signers: Mapping[str, CheckpointSigner]) -> tuple[
         for number, name in enumerate(LOG_NAMES)
     }
     next_sequence = state.next_sequence
-    for record in read_records(journal):
-        if record.sequence < next_sequence:
-            continue
-        if record.sequence > next_sequence:
-            raise LogCorruptError(f"the journal lacks record {next_sequence}; it goes on with {record.sequence}")
+    for record in read_records(journal, next_sequence):
         _replay(record, list(logs.values()))
         next_sequence += 1
     for log in logs.values():

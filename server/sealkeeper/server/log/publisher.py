@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sealkeeper.server.log.journal import Journal
+from sealkeeper.server.log.journal import Journal, remove_segments
 from sealkeeper.server.log.merkle_tree import MerkleTree
 from sealkeeper.server.log.tiles import TILE_WIDTH, TileStore, encode_entry_bundle, tile_path
 
@@ -224,8 +224,8 @@ class Publisher:
         write_state(self._directory, state)
         for tiles, before, now in full:
             _remove_partial_tiles(tiles, before, now)
-        for path in retired:
-            path.unlink()
+        if retired:
+            remove_segments(retired[0].parent, retired)
 
 
 def _snapshot(log: LogTree) -> _Snapshot:
