@@ -353,6 +353,11 @@ class Sequencer:
         """Submissions that wait."""
         return len(self._pending)
 
+    @property
+    def broken(self) -> bool:
+        """Whether nothing will be taken any more until the log has been opened anew."""
+        return self._broken is not None
+
     def seconds_since_checkpoint(self) -> float:
         """Seconds since a checkpoint was signed."""
         return self._clock() - self._last_checkpoint
