@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealkeeper.verify.bundle import MAX_BUNDLE, parse_bundle
+from sealkeeper.verify.bundle import MAX_BUNDLE, MAX_ENTRIES, MAX_HASHES, MAX_TIMESTAMPS, parse_bundle
 from sealkeeper.verify.errors import MalformedBundleError
-from sealkeeper.verify.strict_json import JsonError, Value
+from sealkeeper.verify.strict_json import JsonError, Value, _unique
+from sealkeeper.verify.trust import MAX_DOCUMENT, MAX_VALUES
 from tests.verify.signed import ENTRY_PATHS, changed, signed
 
 PLAIN = st.recursive(
@@ -51,6 +54,94 @@ def test_anything_else_is_refused(data: bytes, problem: str) -> None:
 
 def test_brackets_in_strings_are_no_depth() -> None:
     assert Value.parse(json.dumps(["[" * 100, '"' + "{" * 100, "\\"]).encode()).items(3)
+
+
+MEGABYTE = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "text", [b"a" * MEGABYTE, rb"\n" * (MEGABYTE // 2), rb"\"" * (MEGABYTE // 2), b"a" * MEGABYTE + b'"']
+)
+def test_a_long_string_takes_no_more_memory_than_its_copies(text: bytes) -> None:
+    # Enough brackets that they have to be told from those in strings; the last one is not even JSON.
+    document = b"[" + b"[]," * 40 + b'"' + text + b'"]'
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(JsonError):
+            Value.parse(document)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * MEGABYTE
+
+
+@pytest.mark.parametrize("value", [b"1", b"[]", b"{}", b'""', b'{"a":1}'])
+def test_more_values_than_any_bundle_has_are_refused_before_they_are_made(value: bytes) -> None:
+    document = b"[" + b",".join([value] * (MEGABYTE // 2)) + b"]"
+    tracemalloc.start()
+    try:
+        with pytest.raises(JsonError, match="more than 10000 values"):
+            Value.parse(document)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MEGABYTE
+
+
+def test_as_many_values_as_allowed_are_read_and_commas_in_strings_are_none() -> None:
+    assert len(Value.parse(b"[" + b",".join([b"1"] * 9_999) + b"]").items(9_999)) == 9_999
+    assert Value.parse(json.dumps([","] * 100 + ["," * 20_000]).encode()).items(101)
+
+
+def test_no_bundle_of_the_format_has_too_many_values() -> None:
+    def change(document: Any) -> None:
+        material = document["verificationMaterial"]
+        [entry] = material["tlogEntries"]
+        entry["inclusionProof"]["hashes"] = [entry["inclusionProof"]["rootHash"]] * MAX_HASHES
+        material["tlogEntries"] = [entry] * MAX_ENTRIES
+        material["timestampVerificationData"]["rfc3161Timestamps"] *= MAX_TIMESTAMPS
+
+    assert len(parse_bundle(changed(signed().key_envelope, change)).entries) == MAX_ENTRIES
+
+
+def test_no_keys_document_has_too_many_values_before_it_is_too_long() -> None:
+    # The shortest record: the shortest key, no window, no spaces.
+    record = json.loads(signed("PKIX_ED25519").world.keys(signed("PKIX_ED25519").key, "ACTIVE"))["keys"][0]
+    record |= {"name": "tenants/a/keys/b/versions/1", "disabled": True, "compromiseTime": "2026-01-01T00:00:00Z"}
+    text = json.dumps(record, separators=(",", ":"))
+    values = 1 + text.count(",") + text.count("{")
+    assert values * MAX_DOCUMENT / len(text) < MAX_VALUES
+
+
+class Name(str):
+    """A member's name that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Name.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_a_name_that_is_there_twice_is_found_in_one_pass() -> None:
+    names = [Name(f"name {number}") for number in range(2_000)]
+    Name.compared = 0
+    with pytest.raises(ValueError, match="'name 1999' is there twice"):
+        _unique([(name, 1) for name in [*names, Name("name 1999")]])
+    assert Name.compared < 3 * len(names)
+
+
+@pytest.mark.parametrize("data", [rb'"\ud800"', rb'"a\udfff"', rb'"\udc00\ud800"', rb'"\ud83d \ude00"'])
+def test_half_a_surrogate_pair_is_no_text(data: bytes) -> None:
+    with pytest.raises(JsonError, match="surrogate"):
+        Value.parse(data).text()
+    with pytest.raises(JsonError, match="surrogate"):
+        Value.parse(b"{" + data + b":1}")
+
+
+def test_a_whole_surrogate_pair_is_text() -> None:
+    assert Value.parse(rb'"\ud83d\ude00"').text() == "\N{GRINNING FACE}"
 
 
 @pytest.mark.parametrize(

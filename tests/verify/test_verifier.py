@@ -480,6 +480,51 @@ def _meaning(bundle: bytes) -> Any:
     return document
 
 
+def _texts(value: Any) -> list[tuple[Any, Any]]:
+    """Where a document has strings: each one's holder and its name or place there."""
+    places = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+    found = [(value, name) for name, one in places if isinstance(one, str)]
+    return found + [place for _, one in places if isinstance(one, dict | list) for place in _texts(one)]
+
+
+ANY_CHARACTER = st.characters(categories=["Cs"]) | st.characters()
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_no_character_in_any_text_or_name_makes_it_raise(data: st.DataObject) -> None:
+    one = signed()
+    bundles = [one.key_bundle, one.certificate_bundle, one.key_envelope, one.certificate_envelope]
+    document = json.loads(data.draw(st.sampled_from(bundles)))
+    holder, name = data.draw(st.sampled_from(_texts(document)))
+    text = holder[name]
+    place, inserted = data.draw(st.integers(0, len(text))), data.draw(ANY_CHARACTER)
+    holder[name] = text[:place] + inserted + text[place:]
+    if isinstance(holder, dict) and data.draw(st.booleans()):
+        holder[f"{name}{data.draw(ANY_CHARACTER)}"] = text
+    # json.dumps writes them as escapes: what is no UTF-8 gets in that way.
+    result = check(json.dumps(document).encode(), one.trust)
+    # A DSSE keyid is a hint that nothing signs, and that a certificate makes needless.
+    assert not result.verified or (name == "keyid" and result.identity)
+    str(result).encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ["mediaType"],
+        ["verificationMaterial", "publicKey", "hint"],
+        ["dsseEnvelope", "payloadType"],
+        ["dsseEnvelope", "signatures", 0, "keyid"],
+        [*PROOF, "checkpoint", "envelope"],
+    ],
+)
+def test_half_a_surrogate_pair_in_a_bundle_is_an_answer(path: list[Any]) -> None:
+    one = signed()
+    bundle = changed(one.key_envelope, _set(path, "text \ud800"))
+    assert failed_step(check(bundle, one.trust)) == "bundle"
+
+
 @given(st.binary(max_size=300))
 def test_no_bytes_make_it_raise(data: bytes) -> None:
     assert failed_step(check(data, signed().trust)) == "bundle"

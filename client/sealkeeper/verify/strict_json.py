@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -19,8 +19,15 @@ from sealkeeper.verify.errors import VerifyError
 
 Json: TypeAlias = Any
 MAX_DEPTH = 32
+MAX_VALUES = 10_000
+"""Most values of a document, where nothing else is said; a bundle with all that its format allows has under 3,000."""
+
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,18}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# Brackets and commas outside of strings. Strings, and what is between them, are passed over in one go and possessively:
+# where the pattern could come back to each character, that would be remembered, at a hundred bytes and more each.
+_STRUCTURE = re.compile(rb'(?s)(?:"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)[^"\[\]{},]*+)++|[\[\]{},]')
 _INT64 = 2**63
 
 
@@ -43,15 +50,21 @@ class Value:
     path: str = "$"
 
     @classmethod
-    def parse(cls, data: bytes, max_length: int = 8 * 1024 * 1024) -> Value:
+    def parse(cls, data: bytes, max_length: int = 8 * 1024 * 1024, max_values: int = MAX_VALUES) -> Value:
         """Parse a document.
 
+        Args:
+            data: the document, UTF-8.
+            max_length: most bytes.
+            max_values: most values: objects, arrays and what is in them.
+
         Raises:
-            JsonError: it is too long or too deep, no UTF-8, no JSON, or has a name twice in one object.
+            JsonError: it is too long, too deep or of too many values, no UTF-8, no JSON, or has a name twice in one
+                object or half a surrogate pair in a name.
         """
         if len(data) > max_length:
             raise JsonError(f"$: the document has {len(data)} bytes; at most {max_length} are allowed")
-        _require_depth(data)
+        _require_bounds(data, max_values)
         try:
             return cls(json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse))
         except UnicodeDecodeError:
@@ -103,10 +116,12 @@ class Value:
         """A string of at most ``most`` characters.
 
         Raises:
-            JsonError: no string, or too long.
+            JsonError: no string, too long, or with half of a surrogate pair.
         """
         if not isinstance(self.json, str) or len(self.json) > most:
             raise JsonError(f"{self.path}: must be a string of at most {most} characters")
+        if _has_surrogate(self.json):
+            raise JsonError(f"{self.path}: has half of a surrogate pair, which is no character")
         return self.json
 
     def integer(self) -> int:
@@ -164,30 +179,40 @@ class Value:
         raise JsonError(f"{self.path}: must be a date and time of RFC 3339")
 
 
-def _require_depth(data: bytes) -> None:
-    # Before the parser, which recurses: brackets outside of strings.
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+def _require_bounds(data: bytes, max_values: int) -> None:
+    # Before the parser, which recurses, and takes fifty bytes and more for a value of two.
+    opening = data.count(b"[") + data.count(b"{")
+    if opening <= MAX_DEPTH and opening + data.count(b",") < max_values:
         return
-    depth = 0
-    for character in _brackets(data):
-        depth += 1 if character in b"[{" else -1
+    depth, values = 0, 1
+    for match in _STRUCTURE.finditer(data):
+        character = data[match.start()]
+        if character in b"[{":
+            depth += 1
+        elif character in b"]}":
+            depth -= 1
+        # An array or object of n values has n - 1 commas, so this is as many as there are, or an empty one more.
+        values += character in b"[{,"
         if depth > MAX_DEPTH:
             raise JsonError(f"$: nested more than {MAX_DEPTH} deep")
-
-
-def _brackets(data: bytes) -> Iterator[bytes]:
-    for match in re.finditer(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', data):
-        if match[0][:1] != b'"':
-            yield match[0]
+        if values > max_values:
+            raise JsonError(f"$: the document has more than {max_values} values")
 
 
 def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the member {twice[:64]!r} is there twice")
+    found: dict[str, Json] = {}
+    for name, one in pairs:
+        if name in found:
+            raise ValueError(f"the member {name[:64]!r} is there twice")
+        if _has_surrogate(name):
+            raise ValueError(f"the member's name {name[:64]!r} has half of a surrogate pair")
+        found[name] = one
     return found
+
+
+def _has_surrogate(text: str) -> bool:
+    # JSON's escapes can write what no UTF-8 can say (RFC 8259 section 8.2).
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def _refuse(constant: str) -> Json:

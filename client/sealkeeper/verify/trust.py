@@ -50,6 +50,9 @@ KEYS_MEDIA_TYPE = "application/vnd.sealkeeper.keys+json;version=1"
 MAX_DOCUMENT = 16 * 1024 * 1024
 MAX_LOGS = 256
 MAX_KEYS = 100_000
+MAX_VALUES = 600_000
+"""Most values of a document: what ``MAX_DOCUMENT`` bytes of the shortest key versions have."""
+
 _VERSION = re.compile(r"(tenants/([a-z0-9-]{1,63})/keys/[a-z0-9-]{1,63})/versions/[1-9][0-9]{0,8}")
 
 _T = TypeVar("_T")
@@ -226,7 +229,7 @@ def _file(path: Path) -> bytes:
 
 def _read(name: str, data: bytes, parse: Callable[[Value], _T]) -> _T:
     try:
-        return parse(Value.parse(data, MAX_DOCUMENT))
+        return parse(Value.parse(data, MAX_DOCUMENT, MAX_VALUES))
     except VerifyError as error:
         raise TrustRootError(f"{name}: {error}") from None
 
