@@ -1,7 +1,8 @@
 """The gateway's time: never earlier than what it has said before.
 
 Timestamps, validity windows and audit records all take their time here, so that a clock set back cannot make a
-signature look older than it is.
+signature look older than it is. A clock that was far ahead, and left a record of it, stops signing once it has been set
+right, until an operator says that it is right now: ``sealkeeper serve --accept-clock``.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class SteadyClock:
             if behind > self._tolerance:
                 raise ClockWentBackError(
                     f"the machine's clock is {behind / 1e9:.0f} s behind the newest record",
-                    next_step="set the gateway's clock right (NTP); signing goes on by itself once it has caught up",
+                    next_step="set the gateway's clock right (NTP): signing goes on by itself once it has caught up. "
+                    "If it was ahead before and is right now, start the gateway anew with --accept-clock",
                     retry_after=timedelta(seconds=min(behind / 1e9, 60)),
                 )
             reading = self._latest
@@ -52,8 +54,12 @@ class SteadyClock:
 
     def at_least_latest(self) -> datetime:
         """The time, or the newest time said before where the clock went back: for records, which must be written."""
-        reading = max(self._source(), self._latest)
-        return datetime.fromtimestamp(reading / 1e9, UTC)
+        self._latest = max(self._source(), self._latest)
+        return datetime.fromtimestamp(self._latest / 1e9, UTC)
+
+    def machine(self) -> datetime:
+        """What the machine's clock says, whatever was said before: for what expires, so that nobody is locked out."""
+        return datetime.fromtimestamp(self._source() / 1e9, UTC)
 
     def not_before(self, moment: datetime) -> None:
         """Learn of a time that was recorded before this clock was made."""

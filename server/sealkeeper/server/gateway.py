@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
@@ -27,7 +28,7 @@ from sealkeeper.server.authorities import (
 from sealkeeper.server.authorization import Authorizer, RoleAuthorizer, UnrestrictedAuthorizer
 from sealkeeper.server.calls import CallInterceptor
 from sealkeeper.server.certificates import CertificateAuthority, KeyCertificates
-from sealkeeper.server.clock import SteadyClock
+from sealkeeper.server.clock import TOLERANCE, SteadyClock, rfc3339
 from sealkeeper.server.errors import ConfigurationError, SealkeeperError
 from sealkeeper.server.grpc_front import GrpcFront
 from sealkeeper.server.http import HttpFront
@@ -70,6 +71,7 @@ _log = logging.getLogger("sealkeeper")
 AUTHORITIES_FILE = "authorities.json"
 LOGS_FOLDER = "logs"
 _CHECK_INTERVAL = 5.0
+_CHECK_TIMEOUT = 5.0
 _SERVICES = (
     key_pb2.DESCRIPTOR.services_by_name["KeyService"].full_name,
     signing_pb2.DESCRIPTOR.services_by_name["SigningService"].full_name,
@@ -87,7 +89,7 @@ class Gateway:
         metrics_address: of the Prometheus port; ``None`` where it is off.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: SteadyClock) -> None:
         self.address = ""
         self.http_address: str | None = None
         self.metrics_address: str | None = None
@@ -95,20 +97,27 @@ class Gateway:
         self._stack = AsyncExitStack()
         self._providers: dict[str, KeyProvider] = {}
         self._health = HealthServicer()
-        self._clock = SteadyClock()
+        self._clock = clock
 
     @classmethod
-    async def start(cls, settings: Settings) -> Gateway:
+    async def start(
+        cls, settings: Settings, *, time_source: Callable[[], int] = time.time_ns, accept_clock: bool = False
+    ) -> Gateway:
         """Open everything and begin to serve.
+
+        Args:
+            settings: of the gateway.
+            time_source: nanoseconds since the epoch, UTC.
+            accept_clock: take the machine's clock for right although there are newer records, and record that.
 
         Raises:
             SealkeeperError: a setting is wrong, a port is taken, the database does not answer.
             ProviderError: a provider cannot be opened.
             LogError: the logs cannot be opened.
         """
-        gateway = cls(settings)
+        gateway = cls(settings, SteadyClock(time_source))
         try:
-            await gateway._open()
+            await gateway._open(accept_clock=accept_clock)
         except BaseException:
             await gateway.stop()
             raise
@@ -118,7 +127,7 @@ class Gateway:
         """Refuse new calls, finish those under way, make everything durable, let go."""
         await self._stack.aclose()
 
-    async def _open(self) -> None:
+    async def _open(self, *, accept_clock: bool) -> None:
         settings = self._settings
         telemetry = Telemetry(settings.telemetry, settings.gateway.domain)
         self._stack.push_async_callback(asyncio.to_thread, telemetry.close)
@@ -131,6 +140,7 @@ class Gateway:
             )
         await require_authorities(authorities, provider, settings.gateway.domain)
         logs = await self._open_logs(authorities, provider, telemetry)
+        await self._set_clock(logs, accept_clock=accept_clock)
         database = await open_database(settings.database_url)
         self._stack.push_async_callback(database.close)
         table = KeyTable(database)
@@ -158,7 +168,8 @@ class Gateway:
         ):
             front.add(register)
         await self._serve(front, authorities)
-        self._repeat("health", self._check_health)
+        await self._check_health(logs)
+        self._repeat("health", lambda: self._check_health(logs))
         self._repeat("janitor", lambda: self._destroy_due(keys, logs))
 
     async def _open_providers(self, telemetry: Telemetry) -> None:
@@ -183,10 +194,28 @@ class Gateway:
         )
         self._stack.push_async_callback(logs.close)
         telemetry.watch_logs(logs)
-        newest = await _newest_record_time(logs)
-        if newest is not None:
-            self._clock.not_before(newest)
         return logs
+
+    async def _set_clock(self, logs: Sequencer, *, accept_clock: bool) -> None:
+        newest, machine = await _newest_record_time(logs), self._clock.machine()
+        if newest is None:
+            return
+        if newest <= machine + TOLERANCE:
+            self._clock.not_before(newest)
+        elif accept_clock:
+            details = {"newestRecord": rfc3339(newest)}
+            record = AuditRecord(machine, "Gateway/AcceptClock", details=details)
+            await logs.submit(Submission(audit=[record.encode()]))
+            _log.warning(
+                "the machine's clock was accepted although it is behind the newest record", extra={"fields": details}
+            )
+        else:
+            self._clock.not_before(newest)
+            _log.error(
+                "the machine's clock is behind the newest record: nothing is signed until it has caught up, or is "
+                "accepted with --accept-clock",
+                extra={"fields": {"newestRecord": rfc3339(newest), "machine": rfc3339(machine)}},
+            )
 
     def _signing(
         self, authorities: Authorities, provider: KeyProvider, keys: Keys, logs: Sequencer, telemetry: Telemetry
@@ -248,21 +277,25 @@ class Gateway:
         credentials = None if settings.gateway.insecure or tls is None else _credentials(tls)
         self.address = await front.start(settings.gateway.listen, credentials)
         self._stack.push_async_callback(self._drain, front)
-        await self._check_health()
 
     async def _drain(self, front: GrpcFront) -> None:
         await self._health.enter_graceful_shutdown()
         await front.stop(self._settings.gateway.drain_period.total_seconds())
 
-    async def _check_health(self) -> None:
-        """NOT_SERVING where a provider does not answer: then nothing can be signed with its keys."""
-        status = health_pb2.HealthCheckResponse.SERVING
-        for name, provider in self._providers.items():
-            try:
-                await provider.check()
-            except ProviderError as error:
-                _log.error("provider %s: %s", name, error)
-                status = health_pb2.HealthCheckResponse.NOT_SERVING
+    async def _answers(self, name: str, provider: KeyProvider) -> bool:
+        try:
+            await asyncio.wait_for(provider.check(), _CHECK_TIMEOUT)
+        except (ProviderError, TimeoutError) as error:
+            _log.error("provider %s: %s", name, str(error) or "does not answer")
+            return False
+        return True
+
+    async def _check_health(self, logs: Sequencer) -> None:
+        """NOT_SERVING where a provider or a log does not answer: then nothing can be signed."""
+        outcomes = await asyncio.gather(*(self._answers(*one) for one in self._providers.items()))
+        healthy = all(outcomes) and not logs.broken
+        known = health_pb2.HealthCheckResponse
+        status = known.SERVING if healthy else known.NOT_SERVING
         for service in ("", *_SERVICES):
             await self._health.set(service, status)
 
@@ -288,6 +321,8 @@ class Gateway:
                     await work()
                 except (SealkeeperError, ProviderError, LogError) as error:
                     _log.error("%s: %s", name, error)
+                except Exception:  # noqa: BLE001  (what nobody foresaw must not end it for good)
+                    _log.exception("%s failed", name)
 
         task = asyncio.create_task(repeat(), name=name)
 

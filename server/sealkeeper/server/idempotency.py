@@ -172,7 +172,7 @@ class RequestLedger:
         replay: Callable[[bytes], Awaitable[T]],
         encode: Callable[[T], bytes] | None,
     ) -> T:
-        now = self._clock.now()
+        now = self._clock.at_least_latest()
         if self._known.may_hold(request.id):
             stored = await self._read(request.id, now)
             if stored is not None:
@@ -186,7 +186,7 @@ class RequestLedger:
 
     def row(self, request: RequestId, encode: Callable[[T], bytes]) -> RequestRow[T]:
         """A row for work that stores its answer itself."""
-        return RequestRow(request, self._clock.now(), encode)
+        return RequestRow(request, self._clock.at_least_latest(), encode)
 
     def _finished(self, id: bytes, task: asyncio.Task[Any]) -> None:  # noqa: A002  (the field's name)
         del self._running[id]

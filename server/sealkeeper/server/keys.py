@@ -260,7 +260,9 @@ class Keys:
             if change.etag and change.etag != key.etag:
                 raise ConflictError("the key has changed since its etag was read", next_step="read it again")
             with self._hold(name.parent):
-                now = self._clock.now()
+                # A key can be switched off whatever the clock says.
+                off = change.state in (State.DISABLED, State.COMPROMISED)
+                now = self._clock.at_least_latest() if off else self._clock.now()
                 current, allowed = version.state_at(now), version.transitions_at(now)
                 if change.state not in allowed:
                     raise FailedPreconditionError(

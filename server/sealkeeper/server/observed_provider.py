@@ -66,6 +66,5 @@ class ObservedProvider:
             outcome = reason_of(error)
             raise
         finally:
-            span.set_attribute("outcome", outcome)
-            span.end()
+            self._telemetry.end_span(span, outcome)
             self._telemetry.provider_operation(self._name, operation, outcome, time.perf_counter() - started)

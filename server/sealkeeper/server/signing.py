@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -340,7 +341,8 @@ class Signing:
         self._waiting_items -= items
         self._waiting_bytes -= length
         self._under_way += 1
-        task = asyncio.create_task(self._do(batch))
+        # Of no call's context: what is done for all of them together belongs to none.
+        task = asyncio.create_task(self._do(batch), context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -418,10 +420,10 @@ class Signing:
     async def _sign_group(self, jobs: Sequence[_Job]) -> None:
         version = jobs[0].version
         payloads = [one.payload for job in jobs for one in job.prepared]
+        algorithm, spans = ALGORITHMS[version.algorithm], [job.call.span for job in jobs]
         try:
-            signatures = await self._providers[version.provider].sign(
-                version.handle, ALGORITHMS[version.algorithm], payloads
-            )
+            with self._telemetry.signing_for(version.name.tenant, str(version.name), spans):
+                signatures = await self._providers[version.provider].sign(version.handle, algorithm, payloads)
         except ProviderError as error:
             for job in jobs:
                 job.fail(error)

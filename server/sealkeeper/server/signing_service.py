@@ -133,6 +133,7 @@ class SigningService(signing_pb2_grpc.SigningServiceServicer):
             version = self._keys.get_version(name)
         else:
             version = self._keys.signing_version(name, self._clock.at_least_latest())
+        current_call().details["keyVersion"] = str(version.name)
         pem = _pem(version.public_key)
         return signing_pb2.GetPublicKeyResponse(
             key_version=str(version.name),
@@ -146,6 +147,8 @@ class SigningService(signing_pb2_grpc.SigningServiceServicer):
 def _authorized_to_sign(key: str) -> tuple[Call, KeyName | KeyVersionName]:
     name, call = parse_key_or_version_name(key, "key"), current_call()
     call.authorize(Action.SIGN, name)
+    if isinstance(name, KeyVersionName):
+        call.details["keyVersion"] = str(name)
     return call, name
 
 

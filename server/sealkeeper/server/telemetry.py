@@ -11,9 +11,10 @@ import logging
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +36,7 @@ log = logging.getLogger("sealkeeper")
 # Of a call whose spans are not exported: empty until a log line needs it.
 _trace_id: ContextVar[list[str] | None] = ContextVar("sealkeeper_trace_id", default=None)
 _NO_SPAN = nullcontext(trace.INVALID_SPAN)
+_NOTHING = nullcontext()
 _LATENCY = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -90,6 +92,34 @@ class ObservedLogs(Protocol):
     def seconds_since_checkpoint(self) -> float:
         """Age of the newest checkpoint."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Purpose:
+    """What an operation of a provider is for; see ``Telemetry.signing_for``."""
+
+    tenant: str
+    key_version: str
+    calls: Sequence[trace.Span]
+
+
+_purpose: ContextVar[_Purpose | None] = ContextVar("sealkeeper_purpose", default=None)
+
+
+@contextmanager
+def _signing_for(purpose: _Purpose) -> Iterator[None]:
+    token = _purpose.set(purpose)
+    try:
+        yield
+    finally:
+        _purpose.reset(token)
+
+
+def set_outcome(span: trace.Span, outcome: str) -> None:
+    """Note how something ended: OK, or a refusal's reason."""
+    span.set_attribute("outcome", outcome)
+    if outcome != "OK":
+        span.set_status(trace.StatusCode.ERROR, outcome)
 
 
 class Telemetry:
@@ -201,11 +231,40 @@ class Telemetry:
             _trace_id.set([])
             return _NO_SPAN
         parent = propagate.extract(metadata) if "traceparent" in metadata else None
-        return self.tracer.start_as_current_span(name, parent, record_exception=False, set_status_on_exception=False)
+        return self.tracer.start_as_current_span(
+            name, parent, trace.SpanKind.SERVER, record_exception=False, set_status_on_exception=False
+        )
+
+    def signing_for(self, tenant: str, key_version: str, calls: Sequence[trace.Span]) -> AbstractContextManager[None]:
+        """Say what a provider's operation within the block is for.
+
+        Args:
+            tenant: whose key it is.
+            key_version: its name.
+            calls: spans of the calls that it serves: the first becomes its parent, the others are linked to.
+        """
+        return _signing_for(_Purpose(tenant, key_version, calls)) if self._exports else _NOTHING
 
     def start_span(self, name: str, **attributes: str) -> trace.Span:
-        """A span that the caller ends."""
-        return self.tracer.start_span(name, attributes=attributes) if self._exports else trace.INVALID_SPAN
+        """A span of an operation, which the caller ends with ``end_span``."""
+        if not self._exports:
+            return trace.INVALID_SPAN
+        purpose = _purpose.get()
+        if purpose is None:
+            return self.tracer.start_span(name, attributes=attributes)
+        first, *others = purpose.calls
+        return self.tracer.start_span(
+            name,
+            trace.set_span_in_context(first),
+            attributes={**attributes, "tenant": purpose.tenant, "key_version": purpose.key_version},
+            links=[trace.Link(one.get_span_context()) for one in others],
+        )
+
+    def end_span(self, span: trace.Span, outcome: str) -> None:
+        """End a span; ``outcome`` is OK or a refusal's reason."""
+        if span.is_recording():
+            set_outcome(span, outcome)
+            span.end()
 
     def close(self) -> None:
         """Send what is left and stop."""
