@@ -43,7 +43,8 @@ class AuditRecord(msgspec.Struct, frozen=True):
 
     Attributes:
         time: of the decision, UTC.
-        method: gRPC method, ``SigningService/Sign``, or what the gateway did by itself, ``Gateway/DestroyKeyVersion``.
+        method: gRPC method, ``SigningService/Sign``, or what the gateway did by itself, ``Gateway/DestroyKeyVersion``;
+            ``Unknown`` where there is no such method, and then ``details`` have what was asked for.
         tenant: the caller's; empty where nobody was authenticated.
         subject: the caller.
         role: the caller's.
@@ -52,7 +53,8 @@ class AuditRecord(msgspec.Struct, frozen=True):
         policy: which policy decided; empty where none was asked.
         policy_version: of that policy.
         request_id: the caller's, empty where there is none.
-        details: more, as the method has it.
+        details: more, as the method has it; of a refused call ``refusal``, what the caller was told, and of a bad
+            request ``fields``, which of its fields are wrong.
     """
 
     time: datetime

@@ -2,6 +2,16 @@
 
 The interceptor makes a ``Call``; services reach it with ``current_call()``, authorize with it, and leave in it what the
 audit record should say. No answer leaves before the record is durable.
+
+A call is known, counted and, where there is too much, refused before its request is taken in; the request is decoded
+here, so that what cannot be decoded, what is too long and what asks for a method that there is not leave a record like
+everything else. Whoever has no certificate of the client CA is turned away by TLS before there is a call, so nobody
+without one can make the audit log grow.
+
+Two kinds of calls leave no record. Health checks and reflection touch no key, no log and nothing of a tenant, and
+probes would fill the log with them for ever; they are not counted as under way either, so that a gateway at its limit
+still says that it is well. And a request that gRPC itself cuts off (longer than ``grpc_front.TRANSPORT_LIMIT``) is
+recorded as one that did not arrive, since nothing of it is seen.
 """
 
 from __future__ import annotations
@@ -9,24 +19,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from opentelemetry import trace
 
 from sealkeeper.server.audit import OK, AuditRecord
 from sealkeeper.server.authorization import Action, Authorizer
 from sealkeeper.server.clock import SteadyClock
-from sealkeeper.server.errors import InvalidRequestError, PermissionDeniedError, UnauthenticatedError
+from sealkeeper.server.errors import (
+    InvalidRequestError,
+    MethodUnknownError,
+    OverloadedError,
+    PermissionDeniedError,
+    RequestMalformedError,
+    RequestTooLargeError,
+    UnauthenticatedError,
+)
 from sealkeeper.server.identity import Authenticator, Principal
 from sealkeeper.server.log import LogError, Sequencer, Submission
 from sealkeeper.server.resources import LogName, ResourceName
-from sealkeeper.server.status import code_of, reason_of, status_of
+from sealkeeper.server.status import reason_of, status_of
 from sealkeeper.server.telemetry import Telemetry
 
 _log = logging.getLogger("sealkeeper.calls")
@@ -36,9 +56,27 @@ if TYPE_CHECKING:
 else:
     # Generic in the type stubs only.
     Interceptor = grpc.aio.ServerInterceptor
+Decode: TypeAlias = Callable[[bytes], Any]
+Receive: TypeAlias = Callable[["Call", Any], Awaitable[Any]]
+
+MAX_REQUEST = 12 * 1024 * 1024 + 64 * 1024
+"""Bytes of a request: the largest bundle and the largest message of one Verify, and 64 KiB for the rest of it."""
+
+MAX_REQUESTS = 512 * 1024 * 1024
+"""Bytes of all requests under way together."""
+
+UNKNOWN = "Unknown"
+"""Stands in records and metrics for a method that there is not: names that callers make up are without number."""
 
 _PREFIX = "/sealkeeper.v1."
+_MAX_ASKED = 200
+_MAX_FIELDS = 10
+_MAX_FIELD = 200
+_MAX_REFUSAL = 1000
+_RETRY_AFTER = timedelta(milliseconds=200)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# Missing in the type stubs.
+_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 _current: ContextVar[Call] = ContextVar("sealkeeper_call")
 
 
@@ -56,6 +94,8 @@ class Call:
         details: for the audit record.
         recorded: the audit record is durable already.
         span: that traces it.
+        admitted: it is one of the calls under way, as far as their limit goes.
+        size: of its request, bytes.
     """
 
     method: str
@@ -67,6 +107,8 @@ class Call:
     details: dict[str, Any] = field(default_factory=dict)
     recorded: bool = False
     span: trace.Span = trace.INVALID_SPAN
+    admitted: bool = False
+    size: int = 0
 
     @property
     def caller(self) -> Principal:
@@ -131,7 +173,7 @@ def current_call() -> Call:
 
 
 class CallInterceptor(Interceptor):
-    """Wraps every method of this project's services.
+    """Wraps every method but those of health checks and reflection, and answers for methods that there are not.
 
     Args:
         authenticator: says who calls.
@@ -159,6 +201,19 @@ class CallInterceptor(Interceptor):
         self._telemetry = telemetry
         self._wrapped: dict[str, Handler] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._max_calls = sys.maxsize
+        self._max_bytes = MAX_REQUESTS
+        self._calls = 0
+        self._bytes = 0
+
+    def admit_at_most(self, calls: int, size: int = MAX_REQUESTS) -> None:
+        """Refuse, from now on, further calls while this many are under way.
+
+        Args:
+            calls: under way at a time.
+            size: of their requests together, bytes.
+        """
+        self._max_calls, self._max_bytes = calls, size
 
     async def intercept_service(
         self,
@@ -170,52 +225,95 @@ class CallInterceptor(Interceptor):
         if method in self._wrapped:
             return self._wrapped[method]
         handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(_PREFIX):
+        if handler is None:
+            # Not kept: there is no end to the names that callers can make up.
+            return self._unknown(method)
+        if not method.startswith(_PREFIX):
             return handler
         wrapped = self._wrap(method.removeprefix(_PREFIX), handler)
         self._wrapped[method] = wrapped
         return wrapped
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
-        coding = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
+        """The handler as gRPC gets it.
+
+        For gRPC the request is a stream, of which one message is read: so a call can be refused, and is known to have
+        been there, before and without its request. On the wire there is no difference.
+        """
+        decode, serializer = cast(Decode, handler.request_deserializer), handler.response_serializer
+        receive = self._receiver(decode)
         if handler.response_streaming:
 
-            async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-                async for response in self._stream(method, handler.unary_stream, request, context):
+            async def stream(_: Any, context: Any) -> AsyncIterator[Any]:
+                async for response in self._stream(method, handler.unary_stream, receive, context):
                     yield response
 
-            return grpc.unary_stream_rpc_method_handler(stream, **coding)
+            return grpc.stream_stream_rpc_method_handler(stream, response_serializer=serializer)
 
-        async def unary(request: Any, context: Any) -> Any:
-            return await self._unary(method, handler.unary_unary, request, context)
+        async def unary(_: Any, context: Any) -> Any:
+            return await self._unary(method, handler.unary_unary, receive, context)
 
-        return grpc.unary_unary_rpc_method_handler(unary, **coding)
+        return grpc.stream_unary_rpc_method_handler(unary, response_serializer=serializer)
 
-    async def _unary(self, method: str, handler: Any, request: Any, context: Any) -> Any:
+    def _receiver(self, decode: Decode) -> Receive:
+        """Takes a call's request in, and checks its length before anything is made of it.
+
+        What it makes raises RequestMalformedError, RequestTooLargeError and OverloadedError.
+        """
+
+        async def receive(call: Call, context: Any) -> Any:
+            data = await context.read()
+            if data is _EOF:
+                raise RequestMalformedError("the call ended before its request had arrived")
+            size = len(data)
+            if size > MAX_REQUEST:
+                raise RequestTooLargeError(f"the request has {size} bytes; at most {MAX_REQUEST} are allowed")
+            if self._bytes + size > self._max_bytes:
+                raise OverloadedError("the requests under way are too large together", retry_after=_RETRY_AFTER)
+            call.size = size
+            self._bytes += size
+            try:
+                return decode(data)
+            except DecodeError:
+                # What the decoder says is about its own inside.
+                raise RequestMalformedError("the request is not a message of the method's type") from None
+
+        return receive
+
+    def _unknown(self, method: str) -> Handler:
+        async def receive(call: Call, context: Any) -> Any:
+            call.details["asked"] = method[:_MAX_ASKED]
+            raise MethodUnknownError("there is no such method")
+
+        async def unary(_: Any, context: Any) -> Any:
+            return await self._unary(UNKNOWN, None, receive, context)
+
+        return grpc.stream_unary_rpc_method_handler(unary)
+
+    async def _unary(self, method: str, handler: Any, receive: Receive, context: Any) -> Any:
         call, started = Call(method, self._authorizer), time.perf_counter()
         metadata = dict(context.invocation_metadata() or ())
         with self._telemetry.call_span(method, metadata) as call.span:
             try:
                 self._enter(call, context, metadata)
-                response = await handler(request, context)
+                response = await handler(await receive(call, context), context)
                 if not call.recorded:
                     await self._record(call, OK)
             except BaseException as error:
                 await self._refuse(call, error, context, started)
                 raise
+            finally:
+                self._leave(call)
             self._count(call, OK, started)
             return response
 
-    async def _stream(self, method: str, handler: Any, request: Any, context: Any) -> AsyncIterator[Any]:
+    async def _stream(self, method: str, handler: Any, receive: Receive, context: Any) -> AsyncIterator[Any]:
         call, started = Call(method, self._authorizer), time.perf_counter()
         metadata = dict(context.invocation_metadata() or ())
         with self._telemetry.call_span(method, metadata) as call.span:
             try:
                 self._enter(call, context, metadata)
-                async for response in handler(request, context):
+                async for response in handler(await receive(call, context), context):
                     # Recorded when it is known to be allowed and before the first answer.
                     if not call.recorded:
                         await self._record(call, OK)
@@ -225,14 +323,27 @@ class CallInterceptor(Interceptor):
             except BaseException as error:
                 await self._refuse(call, error, context, started)
                 raise
+            finally:
+                self._leave(call)
             self._count(call, OK, started)
 
     def _enter(self, call: Call, context: Any, metadata: Mapping[str, str | bytes]) -> None:
         _current.set(call)
-        principal = self._authenticator.authenticate(context.auth_context(), metadata, self._clock.at_least_latest())
+        principal = self._authenticator.authenticate(context.auth_context(), metadata, self._clock.machine())
         if principal.tenant not in self._tenants:
             raise UnauthenticatedError("this gateway does not serve the certificate's tenant")
         call.principal = principal
+        if self._calls >= self._max_calls:
+            raise OverloadedError(
+                f"{self._calls} calls are under way, as many as are allowed", retry_after=_RETRY_AFTER
+            )
+        # Refusals above do not count: a flood of them must not keep others out.
+        self._calls += 1
+        call.admitted = True
+
+    def _leave(self, call: Call) -> None:
+        self._calls -= call.admitted
+        self._bytes -= call.size
 
     async def _record(self, call: Call, outcome: str) -> None:
         await self._logs.submit(Submission(audit=[call.audit_record(self._clock.at_least_latest(), outcome)]))
@@ -243,31 +354,31 @@ class CallInterceptor(Interceptor):
         reason = reason_of(error)
         self._count(call, reason, started)
         if isinstance(error, GeneratorExit | asyncio.CancelledError):
-            self._record_later(call, reason)
+            if not call.recorded:
+                self._recording(call, reason)
             return
         if not isinstance(error, Exception):
             return
-        if code_of(error) is grpc.StatusCode.INTERNAL:
+        code, text, trailers = status_of(error)
+        if code is grpc.StatusCode.INTERNAL:
             _log.error("a call failed", exc_info=error, extra={"fields": {"method": call.method}})
+        _describe(call, error, text)
+        await asyncio.shield(self._recording(call, reason))
+        await context.abort(code, text, trailers)
+
+    def _recording(self, call: Call, reason: str) -> asyncio.Task[None]:
+        """Record a refusal even if the caller goes away meanwhile: nobody escapes the log by hanging up."""
+        task = asyncio.create_task(self._record_refusal(call, reason))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def _record_refusal(self, call: Call, reason: str) -> None:
         try:
             await self._record(call, reason)
         except LogError as problem:
             # The refusal stands; that it could not be recorded must be seen by people.
             _log.error("a refusal was not recorded: %s", problem, extra={"fields": {"reason": reason}})
-        code, text, trailers = status_of(error)
-        await context.abort(code, text, trailers)
-
-    def _record_later(self, call: Call, reason: str) -> None:
-        if call.recorded:
-            return
-        task = asyncio.create_task(self._record(call, reason))
-        self._background.add(task)
-        task.add_done_callback(self._forget)
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (problem := task.exception()) is not None:
-            _log.error("a cancelled call was not recorded: %s", problem)
 
     def _count(self, call: Call, outcome: str, started: float) -> None:
         tenant, role = (call.principal.tenant, call.principal.role) if call.principal else ("", "")
@@ -275,3 +386,10 @@ class CallInterceptor(Interceptor):
         if call.span.is_recording():
             key_version = str(call.details.get("keyVersion", ""))
             call.span.set_attributes({"tenant": tenant, "role": role, "key_version": key_version, "outcome": outcome})
+
+
+def _describe(call: Call, error: Exception, text: str) -> None:
+    """Leave in the record what the caller is told: names of fields and our own words, never what fields hold."""
+    call.details["refusal"] = text[:_MAX_REFUSAL]
+    if isinstance(error, InvalidRequestError):
+        call.details["fields"] = [one.field[:_MAX_FIELD] for one in error.violations[:_MAX_FIELDS]]

@@ -67,6 +67,27 @@ class InvalidRequestError(SealkeeperError):
         return cls([FieldViolation(field, description)], reason=reason, next_step=next_step)
 
 
+class RequestMalformedError(SealkeeperError):
+    """What came is not a request of the method at all, so that no field of it can be named."""
+
+    reason = "REQUEST_MALFORMED"
+
+
+class RequestTooLargeError(SealkeeperError):
+    """The request as a whole is longer than any may be.
+
+    INVALID_ARGUMENT as where one field is too long, and as clouds answer; RESOURCE_EXHAUSTED would invite a retry.
+    """
+
+    reason = "REQUEST_TOO_LARGE"
+
+
+class MethodUnknownError(SealkeeperError):
+    """The contract, as this gateway knows it, has no such method."""
+
+    reason = "METHOD_UNKNOWN"
+
+
 class UnauthenticatedError(SealkeeperError):
     """The caller did not prove who it is."""
 

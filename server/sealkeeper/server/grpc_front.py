@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
+from sealkeeper.server.calls import CallInterceptor
 from sealkeeper.server.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    Interceptor: TypeAlias = grpc.aio.ServerInterceptor[Any, Any]
+TRANSPORT_LIMIT = 16 * 1024 * 1024
+"""Bytes of a message that gRPC takes in: above ``calls.MAX_REQUEST``, so that what is somewhat too long gets an answer
+of ours, and not far above, since that much memory goes to any caller who sends it."""
 
 _SERVERS = 8
 _OPTIONS = [
     ("grpc.so_reuseport", 1),
-    ("grpc.max_receive_message_length", 10 * 1024 * 1024),
+    ("grpc.max_receive_message_length", TRANSPORT_LIMIT),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
 ]
@@ -33,15 +34,12 @@ class GrpcFront:
 
     Args:
         interceptor: that every call goes through.
-        max_concurrent_calls: further calls are refused with RESOURCE_EXHAUSTED.
+        max_concurrent_calls: of all servers together. It refuses further ones, since gRPC would without a record.
     """
 
-    def __init__(self, interceptor: Interceptor, max_concurrent_calls: int) -> None:
-        limit = -(-max_concurrent_calls // _SERVERS)
-        self._servers = [
-            grpc.aio.server(interceptors=[interceptor], maximum_concurrent_rpcs=limit, options=_OPTIONS)
-            for _ in range(_SERVERS)
-        ]
+    def __init__(self, interceptor: CallInterceptor, max_concurrent_calls: int) -> None:
+        interceptor.admit_at_most(max_concurrent_calls)
+        self._servers = [grpc.aio.server(interceptors=[interceptor], options=_OPTIONS) for _ in range(_SERVERS)]
 
     def add(self, register: Callable[[grpc.aio.Server], None]) -> None:
         """Add a service, with a function that adds it to one server."""

@@ -25,8 +25,8 @@ from sealkeeper.server.resources import (
     parse_version_name,
 )
 from sealkeeper.server.translation import (
-    after_token,
     algorithm_name,
+    key_after,
     key_message,
     mask_of,
     moment_of,
@@ -35,6 +35,7 @@ from sealkeeper.server.translation import (
     period_of,
     state_name,
     version_message,
+    versions_left,
 )
 from sealkeeper.v1 import key_pb2, key_pb2_grpc
 
@@ -87,7 +88,7 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
         """List a tenant's keys by name."""
         parent = parse_tenant_name(request.parent, "parent")
         current_call().authorize(Action.LIST_KEYS, parent)
-        size, after = page_size_of(request.page_size), after_token(request.page_token)
+        size, after = page_size_of(request.page_size), key_after(request.page_token)
         fields, now = mask_of(request.read_mask, "read_mask"), self._clock.at_least_latest()
         found = self._keys.page(parent.tenant, after, size + 1)
         return key_pb2.ListKeysResponse(
@@ -110,15 +111,12 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
         """List a key's versions, newest first."""
         name = parse_key_name(request.parent, "parent")
         current_call().authorize(Action.GET_KEY, name)
-        size, after = page_size_of(request.page_size), after_token(request.page_token)
-        if after and not after.isdecimal():
-            raise InvalidRequestError.of("page_token", "must be the next_page_token of the page before")
-        versions = self._keys.get(name).versions
-        newest = versions[: int(after) - 1] if after else versions
-        found, now = newest[::-1][:size], self._clock.at_least_latest()
+        size, versions = page_size_of(request.page_size), self._keys.get(name).versions
+        left = versions[: versions_left(request.page_token, len(versions))]
+        found, now = left[::-1][:size], self._clock.at_least_latest()
         return key_pb2.ListKeyVersionsResponse(
             versions=[version_message(one, now) for one in found],
-            next_page_token=page_token(str(found[-1].name.number)) if len(newest) > size else "",
+            next_page_token=page_token(str(found[-1].name.number)) if len(left) > size else "",
         )
 
     async def RotateKey(  # noqa: N802

@@ -24,6 +24,9 @@ DETAILS = "grpc-status-details-bin"
 # The first that fits counts: special kinds stand before general ones.
 CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (errors.InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.RequestMalformedError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.RequestTooLargeError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.MethodUnknownError, grpc.StatusCode.UNIMPLEMENTED),
     (errors.UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
     (errors.PermissionDeniedError, grpc.StatusCode.PERMISSION_DENIED),
     (errors.NotFoundError, grpc.StatusCode.NOT_FOUND),
@@ -48,6 +51,10 @@ _NEXT_STEPS = {
     "LOG_OVERLOADED": "retry after a while, or spread the load over more time",
     "STORAGE_FULL": "free space on the gateway's log volume; nothing was recorded or lost",
     "PROVIDER_UNAVAILABLE": "retry; if it stays so, run sealkeeper doctor on the gateway's machine",
+    "REQUEST_MALFORMED": "send one message of the method's request type, as the contract has it",
+    "REQUEST_TOO_LARGE": "sign or verify the digest instead of the message, or send fewer items",
+    "METHOD_UNKNOWN": "check that client and gateway are of the same version of the contract",
+    "OVERLOADED": "retry after a while, or spread the load over more time",
     "INDEX_OUT_OF_RANGE": "ask for the newest checkpoint first",
 }
 _RETRY = {"LOG_OVERLOADED": timedelta(milliseconds=200), "STORAGE_FULL": timedelta(seconds=5)}

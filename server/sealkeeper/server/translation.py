@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import google_crc32c
@@ -14,10 +15,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from sealkeeper.server.errors import InvalidRequestError
 from sealkeeper.server.key import Key, KeyVersion
+from sealkeeper.server.resources import ID
 from sealkeeper.v1 import resources_pb2
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
+_MAX_TOKEN = 128
+_NOT_OURS = "must be the next_page_token of the page before"
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _HASHES: dict[int, str] = {
     one.number: one.name.removeprefix("HASH_ALGORITHM_")
     for one in resources_pb2.HashAlgorithm.DESCRIPTOR.values
@@ -171,18 +176,40 @@ def page_token(after: str) -> str:
     return base64.urlsafe_b64encode(f"1:{after}".encode()).decode()
 
 
-def after_token(token: str) -> str:
-    """The item that a token stands for; empty for no token.
+def key_after(token: str) -> str:
+    """The key id that a page of keys starts after; empty for the first page.
 
     Raises:
-        InvalidRequestError: not one of ours.
+        InvalidRequestError: not a token of ours.
+    """
+    return _after(token, ID) if token else ""
+
+
+def versions_left(token: str, count: int) -> int:
+    """How many of a key's versions, from the oldest, are left for a page and those behind it; all for the first page.
+
+    Args:
+        token: of the request.
+        count: of the key's versions.
+
+    Raises:
+        InvalidRequestError: not a token of ours, or not of such a key.
     """
     if not token:
-        return ""
-    try:
-        version, _, after = base64.b64decode(token, altchars=b"-_", validate=True).decode().partition(":")
-    except (binascii.Error, ValueError):
-        version, after = "", ""
-    if version != "1" or not after:
-        raise InvalidRequestError.of("page_token", "must be the next_page_token of the page before")
+        return count
+    number = int(_after(token, _NUMBER))
+    # The page before ended with this version, and gave a token since there are older ones.
+    if not 2 <= number <= count:
+        raise InvalidRequestError.of("page_token", _NOT_OURS)
+    return number - 1
+
+
+def _after(token: str, form: re.Pattern[str]) -> str:
+    """The item in a token; only the very spelling that ``page_token`` gives is taken."""
+    after = ""
+    if len(token) <= _MAX_TOKEN:
+        with suppress(ValueError):
+            after = base64.b64decode(token, altchars=b"-_", validate=True).decode().removeprefix("1:")
+    if not form.fullmatch(after) or page_token(after) != token:
+        raise InvalidRequestError.of("page_token", _NOT_OURS)
     return after
