@@ -11,20 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.command import COMMAND, run
 from tests.e2e.running import Running
-
-COMMAND = [sys.executable, "-m", "sealkeeper.client.cli"]
-
-
-def run(gateway: Running, role: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    settings = cwd / f"{role}.toml"
-    folder = gateway.directory
-    settings.write_text(
-        f'endpoint = "{gateway.addresses["grpc"]}"\nca = "{folder}/tls/ca.pem"\ntenant = "acme"\n'
-        f'certificate = "{folder}/clients/{role}/cert.pem"\nkey = "{folder}/clients/{role}/key.pem"\n'
-    )
-    command = [*COMMAND, "--config", str(settings), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=cwd)
 
 
 def test_sign_and_verify_files_with_documented_exit_codes(gateway: Running, key: str, tmp_path: Path) -> None:

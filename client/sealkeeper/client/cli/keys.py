@@ -36,6 +36,20 @@ def _period(text: str | None, option: str) -> timedelta | None:
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
+def _moment(text: str | None, option: str) -> datetime | None:
+    """An instant of RFC 3339, in UTC where it names no zone."""
+    if text is None:
+        return None
+    try:
+        # A bare number is refused: a date to Python, seconds since 1970 to others.
+        moment = datetime.fromisoformat(text) if "-" in text and ":" in text else None
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise typer.BadParameter("must be a time, for example 2026-11-24T22:00:00+02:00", param_hint=option)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
 @app.command()
 def create(
     context: typer.Context,
@@ -145,8 +159,12 @@ def set_state(
     version: Version,
     state: Annotated[str, typer.Argument(help=f"One of {', '.join(_STATES)}.")],
     compromise_time: Annotated[
-        datetime | None,
-        typer.Option(help="With COMPROMISED: refuse what was signed from then on, UTC [default: everything]"),
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="With COMPROMISED: refuse what was signed from then on, as 2026-11-24T22:00:00+02:00; "
+            "UTC where no zone is given [default: everything]",
+        ),
     ] = None,
     destroy_delay: Annotated[
         str | None, typer.Option(help="With DESTROY_SCHEDULED: 24h, 30d [default: the gateway's minimum]")
@@ -160,6 +178,7 @@ def set_state(
     if state not in _STATES:
         raise typer.BadParameter(f"must be one of {', '.join(_STATES)}", param_hint="STATE")
     name = options.key_name(version)
+    moment, delay = _moment(compromise_time, "--compromise-time"), _period(destroy_delay, "--destroy-delay")
     if state in _DESTRUCTIVE and not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter(
@@ -170,8 +189,8 @@ def set_state(
         moved = client.set_key_version_state(
             name,
             state,
-            compromise_time=compromise_time.replace(tzinfo=UTC) if compromise_time is not None else None,
-            destroy_delay=_period(destroy_delay, "--destroy-delay"),
+            compromise_time=moment,
+            destroy_delay=delay,
             etag=etag,
         )
     if json_output:
