@@ -13,10 +13,13 @@ from typing import Protocol
 from sealkeeper.verify.errors import LogCorruptError, NoteError, TrustRootError
 from sealkeeper.verify.merkle import EMPTY_ROOT, leaf_hash, node_hash
 from sealkeeper.verify.note import Checkpoint, NoteVerifier, parse_checkpoint, parse_signed_note
-from sealkeeper.verify.trust import TrustRoot
+from sealkeeper.verify.trust import CertificateTransparencyLog, TrustRoot
 
 TILE = 256
 MAX_ENTRY = 65_535
+MAX_FILE = TILE * (2 + MAX_ENTRY)
+"""Most bytes of a file of a log: of a full bundle of the longest entries. More need not be read to be refused."""
+
 _HASH = 32
 
 
@@ -25,6 +28,8 @@ class TileSource(Protocol):
 
     def read(self, path: str) -> bytes | None:
         """The file at a C2SP path such as ``tile/0/x001/067``; ``None`` where there is none.
+
+        Of a file that is longer than ``MAX_FILE``, at least its first ``MAX_FILE + 1`` bytes, so that this shows.
 
         Raises:
             OSError: it cannot be read.
@@ -39,9 +44,10 @@ class DirectorySource:
     directory: Path
 
     def read(self, path: str) -> bytes | None:
-        """The file; ``None`` where there is none."""
+        """The file, at most ``MAX_FILE + 1`` bytes of it; ``None`` where there is none."""
         try:
-            return (self.directory / path).read_bytes()
+            with (self.directory / path).open("rb") as file:
+                return file.read(MAX_FILE + 1)
         except FileNotFoundError:
             return None
 
@@ -87,7 +93,7 @@ def trusted_verifier(source: TileSource, trust: TrustRoot) -> NoteVerifier:
     """Find the key of a log, transparency or certificate transparency, by the origin that its checkpoint names.
 
     Raises:
-        TrustRootError: the trust root does not know the log.
+        TrustRootError: the trust root does not know the log, or has a key of it that signs no checkpoints.
         LogCorruptError: there is no checkpoint.
         OSError: it cannot be read.
     """
@@ -100,8 +106,15 @@ def trusted_verifier(source: TileSource, trust: TrustRoot) -> NoteVerifier:
             return log.verifier
     for ct_log in trust.ct_logs.values():
         if ct_log.origin == origin:
-            return NoteVerifier(origin, ct_log.spki)
+            return _verifier(ct_log)
     raise TrustRootError(f"the trust root does not know the log {origin!r}")
+
+
+def _verifier(log: CertificateTransparencyLog) -> NoteVerifier:
+    try:
+        return NoteVerifier(log.origin, log.spki)
+    except NoteError as error:
+        raise TrustRootError(f"the key of {log.origin} signs certificate timestamps, no checkpoints: {error}") from None
 
 
 def verify_log(
@@ -127,17 +140,22 @@ def verify_log(
     if earlier is not None and (earlier.origin != checkpoint.origin or earlier.size > checkpoint.size):
         raise LogCorruptError(f"the log has shrunk or is another: it was {earlier.origin} of {earlier.size} entries")
     walk = _Walk(source, checkpoint.size)
+    _require_contained(earlier, walk)
     for number, width in _tiles(checkpoint.size):
         for leaf in _leaves(source, number, width):
             walk.append(leaf)
-            if earlier is not None and walk.size == earlier.size and walk.root() != earlier.root_hash:
-                raise LogCorruptError(f"the first {earlier.size} entries are not those of the earlier checkpoint")
+            _require_contained(earlier, walk)
         if progress is not None:
             progress(walk.size, checkpoint.size)
     walk.finish()
     if walk.root() != checkpoint.root_hash:
         raise LogCorruptError("entries and tiles agree with each other, but not with the signed checkpoint")
     return LogReport(checkpoint, walk.compared)
+
+
+def _require_contained(earlier: Checkpoint | None, walk: _Walk) -> None:
+    if earlier is not None and walk.size == earlier.size and walk.root() != earlier.root_hash:
+        raise LogCorruptError(f"the first {earlier.size} entries are not those of the earlier checkpoint")
 
 
 def _tiles(size: int) -> Iterator[tuple[int, int]]:
@@ -147,37 +165,61 @@ def _tiles(size: int) -> Iterator[tuple[int, int]]:
         yield size // TILE, size % TILE
 
 
-def _read_tile(source: TileSource, kind: str, number: int, width: int, first: int) -> bytes:
-    data = source.read(tile_path(kind, number, width))
-    if data is None and width < TILE:
-        # A log that has grown meanwhile may have the full tile only.
-        data = source.read(tile_path(kind, number))
-    if data is None:
-        raise LogCorruptError(f"{tile_path(kind, number, width)} is missing", first)
-    return data
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """A tile as it is stored; ``width`` is that of the file, which may be the full tile where a partial one was wanted.
+
+    ``first`` is the index of its first entry.
+    """
+
+    path: str
+    data: bytes
+    width: int
+    first: int
+
+
+def _read_tile(source: TileSource, kind: str, number: int, width: int, first: int) -> _Tile:
+    # A log that has grown meanwhile may have the full tile only.
+    for stored in dict.fromkeys((width, TILE)):
+        path = tile_path(kind, number, stored)
+        data = source.read(path)
+        if data is not None:
+            return _Tile(path, data, stored, first)
+    raise LogCorruptError(f"{tile_path(kind, number, width)} is missing", first)
+
+
+def _read_hashes(source: TileSource, level: str, number: int, width: int, first: int) -> bytes:
+    tile = _read_tile(source, level, number, width, first)
+    if len(tile.data) != tile.width * _HASH:
+        raise LogCorruptError(f"{tile.path} is {len(tile.data)} bytes long, not {tile.width * _HASH}", first)
+    return tile.data
 
 
 def _leaves(source: TileSource, number: int, width: int) -> Iterator[bytes]:
     first = number * TILE
-    data = _read_tile(source, "entries", number, width, first)
-    bodies = list(_split(data, width, first))
-    stored = _read_tile(source, "0", number, width, first)
-    for place, body in enumerate(bodies):
+    bundle = _read_tile(source, "entries", number, width, first)
+    stored = _read_hashes(source, "0", number, width, first)
+    for place, body in enumerate(_entries(bundle)):
+        # Where the full bundle stands in, what is behind the checkpoint is not what it speaks of.
+        if place >= width:
+            continue
         leaf = leaf_hash(body)
         if stored[place * _HASH : (place + 1) * _HASH] != leaf:
             raise LogCorruptError(f"entry {first + place} is not the one that was hashed", first + place)
         yield leaf
 
 
-def _split(data: bytes, width: int, first: int) -> Iterator[bytes]:
-    place = 0
-    for number in range(width):
+def _entries(bundle: _Tile) -> Iterator[bytes]:
+    data, place = bundle.data, 0
+    for index in range(bundle.first, bundle.first + bundle.width):
         length = int.from_bytes(data[place : place + 2], "big")
         end = place + 2 + length
         if place + 2 > len(data) or end > len(data):
-            raise LogCorruptError(f"entry {first + number} is cut off", first + number)
+            raise LogCorruptError(f"entry {index} is cut off", index)
         yield data[place + 2 : end]
         place = end
+    if place != len(data):
+        raise LogCorruptError(f"{bundle.path} is longer than its {bundle.width} entries", bundle.first)
 
 
 class _Walk:
@@ -227,7 +269,7 @@ class _Walk:
         span = TILE**level
         number = (self.size // span - 1) // TILE
         first = number * TILE * span
-        stored = _read_tile(self._source, str(level), number, len(hashes), first)
+        stored = _read_hashes(self._source, str(level), number, len(hashes), first)
         for place, value in enumerate(hashes):
             self.compared += 1
             if stored[place * _HASH : (place + 1) * _HASH] != value:
