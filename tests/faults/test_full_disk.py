@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -13,12 +14,26 @@ import pytest
 from sealkeeper.client import Client, message_content
 from sealkeeper.client.errors import ClientError
 from sealkeeper.client.retry import RetryPolicy
+from sealkeeper.server.log import TRANSPARENCY, LogStorageFullError, Sequencer, Submission
 from sealkeeper.v1 import signing_pb2
 from sealkeeper.verify import Artifact, Policy, verify
 from tests.e2e.running import Running
+from tests.log.test_sequencer import entries, opened
 
 PATIENT = RetryPolicy(attempts=60, random=lambda: 0.2)
-SMALL = "150m"
+
+
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[None]:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.fixture
@@ -28,18 +43,13 @@ def gateway(tmp_path: Path) -> Iterator[Running]:
     state = made.directory / "state"
     kept = tmp_path / "kept"
     shutil.copytree(state, kept)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SMALL}", "tmpfs", str(state)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        shutil.copytree(kept, state, dirs_exist_ok=True)
-        yield made
-    finally:
-        if made.process is not None:
-            made.stop()
-        subprocess.run(["umount", str(state)], check=True)
+    with small_disk(state, "150m"):
+        try:
+            shutil.copytree(kept, state, dirs_exist_ok=True)
+            yield made
+        finally:
+            if made.process is not None:
+                made.stop()
 
 
 def fill(directory: Path) -> Path:
@@ -85,3 +95,28 @@ def test_a_full_disk_refuses_and_loses_nothing(gateway: Running) -> None:
     assert gateway.stop() == 0
     with gateway.running():
         assert gateway.tree_size() == len(entries)
+
+
+async def test_a_log_whose_disk_filled_after_it_went_on_to_another_segment_goes_on_when_there_is_space(
+    tmp_path: Path,
+) -> None:
+    received: list[bytes] = []
+
+    async def submit(logs: Sequencer, count: int) -> None:
+        for _ in range(count):
+            body = b"%d " % len(received) + bytes(300)
+            await logs.submit(Submission(transparency=[body]))
+            received.append(body)
+
+    with small_disk(tmp_path, "64m"):
+        async with opened(tmp_path / "logs") as logs:
+            for _ in range(2):
+                await submit(logs, 100)
+                ballast = fill(tmp_path)
+                for _ in range(2):
+                    with pytest.raises(LogStorageFullError):
+                        await submit(logs, 1_000_000)
+                ballast.unlink()
+            await submit(logs, 100)
+        async with opened(tmp_path / "logs") as logs:
+            assert await entries(logs, TRANSPARENCY) == received

@@ -21,6 +21,7 @@ from sealkeeper.server.log.journal import (
 from sealkeeper.server.log.journal import segments as segments_in
 
 SEGMENT = 4096
+PWRITE = os.pwrite
 
 
 def payload(number: int, length: int = 50) -> bytes:
@@ -172,6 +173,56 @@ def test_a_full_disk_leaves_nothing_of_the_record_and_the_next_one_succeeds(
     journal.append(payload(2))
     journal.close()
     assert sequences(tmp_path) == [1, 2]
+
+
+def no_room_for_new_files(descriptor: int, data: bytes, place: int) -> int:
+    """Writes as a full disk does: into what has its place already, and nowhere else."""
+    if place >= os.fstat(descriptor).st_size:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return PWRITE(descriptor, data, place)
+
+
+def append_while_there_is_room(journal: Journal) -> None:
+    while True:
+        journal.append(payload(journal.next_sequence))
+
+
+def test_when_a_disk_that_filled_between_rotations_has_room_again_the_next_record_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, 1, SEGMENT)
+    while not journal.retired:
+        journal.append(payload(journal.next_sequence))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", no_room_for_new_files)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space"):
+                append_while_there_is_room(journal)
+    for _ in range(200):
+        journal.append(payload(journal.next_sequence))
+    journal.close()
+    assert sequences(tmp_path) == list(range(1, journal.next_sequence))
+
+
+def test_a_segment_that_could_not_be_made_ahead_is_made_when_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, 1, SEGMENT)
+    with monkeypatch.context() as patched:
+        # The first rotation makes its segment at once, and the next one ahead.
+        while not journal.retired:
+            journal.append(payload(journal.next_sequence))
+        assert journal._spare is not None
+        assert journal._spare.exception() is None
+        patched.setattr(os, "pwrite", no_room_for_new_files)
+        while len(journal.retired) < 2:
+            journal.append(payload(journal.next_sequence))
+        assert journal._spare is not None
+        assert isinstance(journal._spare.exception(), OSError)
+    for _ in range(200):
+        journal.append(payload(journal.next_sequence))
+    journal.close()
+    assert sequences(tmp_path) == list(range(1, journal.next_sequence))
 
 
 def test_a_sync_that_fails_is_told_apart_from_a_write_that_fails(

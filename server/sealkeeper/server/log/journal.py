@@ -129,18 +129,25 @@ class Journal:
         self.next_sequence += 1
 
     def _rotate(self, needed: int) -> None:
-        segment = self._spare.result() if self._spare is not None else None
-        self._spare = None
-        if segment is not None and not segment.fits(needed):
-            segment.discard()
-            segment = None
+        segment = self._take_spare(needed)
         if segment is None:
             size = max(self._segment_bytes, _SEGMENT_HEADER + needed)
             segment = _Segment.create(self._directory, self._take_number(), size)
-        self.retired.append((self._current.path, self.next_sequence - 1))
-        self._current.close()
-        self._current = segment
+        full, self._current = self._current, segment
+        self.retired.append((full.path, self.next_sequence - 1))
         self._spare = self._preparing.submit(_Segment.create, self._directory, self._take_number(), self._segment_bytes)
+        full.close()
+
+    def _take_spare(self, needed: int) -> _Segment | None:
+        spare, self._spare = self._spare, None
+        # Where it could not be made ahead there may be room by now.
+        if spare is None or spare.exception() is not None:
+            return None
+        segment = spare.result()
+        if segment.fits(needed):
+            return segment
+        segment.discard()
+        return None
 
     def _take_number(self) -> int:
         number = self._next_number
