@@ -6,21 +6,31 @@ folder. Errors name the setting. Secrets are never settings: a setting names the
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sealkeeper.server.errors import ConfigurationError
 from sealkeeper.server.resources import ID
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9.-]{1,253}|\[[0-9a-f:]{2,39}\]):(?P<port>[0-9]{1,5})")
+_OTLP = re.compile(r"(?P<scheme>https?://)?(?P<address>.+)")
+_PREFIX, _DELIMITER = "SEALKEEPER_", "__"
 SETTINGS_FILE = "sealkeeper.toml"
 """As ``sealkeeper init`` names it."""
 
@@ -40,6 +50,14 @@ def _address(value: str) -> str:
     return value
 
 
+def _otlp_endpoint(value: str) -> str:
+    match = _OTLP.fullmatch(value)
+    address = _ADDRESS.fullmatch(match["address"]) if match is not None else None
+    if address is None or int(address["port"]) > 65535:
+        raise ValueError("must be host:port, http://host:port or https://host:port, for example 127.0.0.1:4317")
+    return value
+
+
 def _identifier(value: str) -> str:
     if not ID.fullmatch(value):
         raise ValueError('must be 1 to 63 of a-z, 0-9 and "-", start with a letter and not end with "-"')
@@ -48,12 +66,26 @@ def _identifier(value: str) -> str:
 
 Domain = Annotated[str, AfterValidator(_domain)]
 Address = Annotated[str, AfterValidator(_address)]
+OtlpEndpoint = Annotated[str, AfterValidator(_otlp_endpoint)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
 def host_of(address: str) -> str:
     """The host of a ``host:port`` setting."""
     return address.rpartition(":")[0]
+
+
+def is_wildcard(address: str) -> bool:
+    """Whether a ``host:port`` setting means every address of the machine: nobody can connect to that."""
+    try:
+        return ipaddress.ip_address(host_of(address).strip("[]")).is_unspecified
+    except ValueError:
+        return False
+
+
+def endpoint_of(listen: str, domain: str) -> str:
+    """The ``host:port`` that callers connect to: of the domain where the gateway listens on every address."""
+    return f"{domain}:{listen.rpartition(':')[2]}" if is_wildcard(listen) else listen
 
 
 class _Section(BaseModel):
@@ -129,25 +161,38 @@ class TelemetrySettings(_Section):
     """Metrics, traces, log lines."""
 
     metrics_listen: Address | None = "127.0.0.1:9464"
-    otlp_endpoint: str | None = None
+    otlp_endpoint: OtlpEndpoint | None = None
     otlp_insecure: bool = False
     trace_sample_ratio: float = Field(default=1.0, ge=0.0, le=1.0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @model_validator(mode="after")
-    def _plaintext_only_on_loopback(self) -> TelemetrySettings:
-        endpoint = (self.otlp_endpoint or "").removeprefix("http://").removeprefix("https://")
-        if self.otlp_insecure and endpoint and host_of(endpoint) not in LOOPBACK:
+    def _scheme_agrees(self) -> TelemetrySettings:
+        scheme, separator, address = (self.otlp_endpoint or "").rpartition("://")
+        if separator and (scheme == "http") != self.otlp_insecure:
+            if self.otlp_insecure:
+                raise ValueError("otlp_endpoint: https:// and otlp_insecure = true contradict each other")
+            raise ValueError("otlp_endpoint: http:// needs otlp_insecure = true, which is allowed with loopback only")
+        if self.otlp_insecure and address and host_of(address) not in LOOPBACK:
             raise ValueError("otlp_insecure = true is allowed with a loopback otlp_endpoint only")
         return self
+
+
+class _Environment(EnvSettingsSource):
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            # As text it is refused like any other bad value: by its name, with what is expected.
+            return value
 
 
 class Settings(BaseSettings):
     """All settings."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SEALKEEPER_",
-        env_nested_delimiter="__",
+        env_prefix=_PREFIX,
+        env_nested_delimiter=_DELIMITER,
         extra="forbid",
         frozen=True,
         nested_model_default_partial_update=True,
@@ -178,7 +223,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file, which comes in as keyword arguments."""
-        return env_settings, init_settings
+        return _Environment(settings_cls), init_settings
 
     @property
     def database_url(self) -> str:
@@ -204,14 +249,72 @@ def load_settings(path: Path) -> Settings:
     try:
         return Settings(**document)
     except ValidationError as error:
-        # Inputs stay out of the text: a database URL may hold a password.
-        problems = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
+        problems = [_problem(item) for item in error.errors(include_url=False, include_input=False)]
         raise ConfigurationError(f"{path}: " + "; ".join(problems), next_step="correct the settings named") from None
 
 
+def _problem(error: ErrorDetails) -> str:
+    """What is wrong, by its setting's name. Inputs stay out of it: a database URL may hold a password."""
+    place = error["loc"]
+    match error["type"]:
+        case "extra_forbidden":
+            text = f"there is no such setting; known here are {', '.join(_known(place[:-1]))}"
+        case "missing":
+            text = "is missing"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            text = "must be a section" + _with(_known(place)) + _in_variable(place, "{...}")
+        case "list_type":
+            text = "must be a list" + _in_variable(place, '["acme"]')
+        case "value_error":
+            text = str(error["ctx"]["error"])
+        case _:
+            text = error["msg"][:1].lower() + error["msg"][1:]
+    return f"{_name(place)}: {text}"
+
+
+def _name(place: Sequence[int | str]) -> str:
+    """A setting, or the variable that it comes from."""
+    named, rest = place[: _in_environment(place)], place[_in_environment(place) :]
+    return ".".join(([_variable(named)] if named else []) + [str(one) for one in rest]) or "settings"
+
+
+def _in_environment(place: Sequence[int | str]) -> int:
+    """How much of a setting's name is that of a variable; 0 where it comes from the file."""
+    return next((length for length in range(len(place), 0, -1) if _variable(place[:length]) in os.environ), 0)
+
+
+def _variable(place: Sequence[int | str]) -> str:
+    return _PREFIX + _DELIMITER.join(map(str, place)).upper()
+
+
+def _with(names: Sequence[str]) -> str:
+    return f" with {', '.join(names)}" if names else ""
+
+
+def _in_variable(place: Sequence[int | str], example: str) -> str:
+    return f", in a variable as JSON: {example}" if _in_environment(place) else ""
+
+
+def _known(place: Sequence[int | str]) -> list[str]:
+    """The names of a section's settings; none where it is no section, or its names are free."""
+    section: Any = Settings
+    for name in place:
+        section = _inner(section, name)
+    return list(getattr(section, "model_fields", ()))
+
+
+def _inner(section: Any, name: int | str) -> Any:
+    if get_origin(section) is dict:
+        return get_args(section)[1]
+    fields: Mapping[int | str, FieldInfo] = getattr(section, "model_fields", {})
+    kind = fields[name].annotation if name in fields else None
+    return get_args(kind)[0] if isinstance(kind, UnionType) else kind
+
+
 def _anchor_paths(document: dict[str, Any], folder: Path) -> None:
+    gateway = document.get("gateway")
     for table, names in (
-        (document.get("gateway", {}).get("tls"), ("certificate", "key", "client_ca")),
+        (gateway.get("tls") if isinstance(gateway, dict) else None, ("certificate", "key", "client_ca")),
         (document.get("storage"), ("directory",)),
     ):
         if isinstance(table, dict):
