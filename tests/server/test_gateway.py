@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator
 from concurrent import futures
-from contextlib import asynccontextmanager
 from pathlib import Path
-from time import time_ns
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import pytest
@@ -17,62 +14,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from sealkeeper.client import Client, ClientError, Connection, message_content
+from sealkeeper.client import Client, ClientError
 from sealkeeper.client.errors import UnavailableError
 from sealkeeper.server.errors import ConfigurationError
 from sealkeeper.server.gateway import Gateway
-from sealkeeper.server.initialise import Plan, initialise
-from sealkeeper.server.settings import load_settings
-from tests.e2e.running import ANY_PORT, DOMAIN, NO_RETRY, P256, PARENT, TENANT
+from tests.e2e.running import P256, PARENT, TENANT
+from tests.server.house import House, audit_records
 
-T = TypeVar("T")
 HOUR = 3600 * 10**9
 YEAR = 365 * 24 * HOUR
 
 
-class House:
-    """A gateway's folder, and a clock."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.ahead = 0
-
-    @asynccontextmanager
-    async def running(self, *, accept_clock: bool = False) -> AsyncIterator[Gateway]:
-        settings = load_settings(self.directory / "sealkeeper.toml")
-        gateway = await Gateway.start(settings, time_source=lambda: time_ns() + self.ahead, accept_clock=accept_clock)
-        try:
-            yield gateway
-        finally:
-            await gateway.stop()
-
-    def connection(self, gateway: Gateway, role: str) -> Connection:
-        folder = self.directory / "clients" / role
-        ca = self.directory / "tls" / "ca.pem"
-        return Connection(gateway.address, TENANT, ca, folder / "cert.pem", folder / "key.pem")
-
-    async def ask(self, gateway: Gateway, role: str, question: Callable[[Client], T]) -> T:
-        def work() -> T:
-            with Client(self.connection(gateway, role), retry=NO_RETRY, timeout=30) as client:
-                return question(client)
-
-        return await asyncio.to_thread(work)
-
-    async def sign(self, gateway: Gateway, key: str = f"{PARENT}/keys/release") -> Any:
-        return await self.ask(gateway, "ci", lambda client: client.sign(key, message_content(b"x")))
-
-    async def create_key(self, gateway: Gateway) -> None:
-        await self.ask(gateway, "custodian", lambda client: client.create_key(PARENT, "release", P256))
-
-
 @pytest.fixture
 async def house(tmp_path: Path) -> House:
-    await initialise(Plan(tmp_path / "gateway", DOMAIN, TENANT, None, {}, ANY_PORT, ANY_PORT, ANY_PORT))
-    return House(tmp_path / "gateway")
-
-
-def audit_records(client: Client) -> list[dict[str, Any]]:
-    return [json.loads(one.body) for one in client.entries("logs/audit") if one.body]
+    return await House.make(tmp_path / "gateway")
 
 
 def foreign_records(client: Client) -> int:
