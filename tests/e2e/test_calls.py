@@ -250,3 +250,9 @@ def test_a_bad_page_token_is_refused_naming_it(gateway: Running, key: str, metho
     with gateway.client("custodian") as custodian, pytest.raises(InvalidRequestError) as caught:
         custodian.call(Operation("KeyService", method, request, lambda one: one))
     assert [one.field for one in caught.value.violations] == ["page_token"]
+
+
+def test_an_etag_that_is_none_is_refused_naming_it(gateway: Running, key: str) -> None:
+    with gateway.client("custodian") as custodian, pytest.raises(InvalidRequestError) as caught:
+        custodian.set_key_version_state(f"{key}/versions/1", "DISABLED", etag="r" * 65)
+    assert [one.field for one in caught.value.violations] == ["etag"]

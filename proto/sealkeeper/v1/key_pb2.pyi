@@ -35,14 +35,14 @@ class CreateKeyRequest(_message.Message):
     parent: _builtins.str
     """tenants/{tenant}."""
     key_id: _builtins.str
-    """The {key} part of the name."""
+    """The {key} part of the name, 1 to 63 characters as resources.proto has it."""
     request_id: _builtins.str
     """Makes a retry safe: 1 to 64 of A-Z, a-z, 0-9, "-", "_". The same id with the same content within 24 hours is
     answered as the first time; with other content it is refused (REQUEST_ID_REUSED).
     """
     @_builtins.property
     def key(self) -> _resources_pb2.Key:
-        """algorithm is needed; provider and labels are optional; the rest is ignored."""
+        """What to make: algorithm is needed; provider and labels are optional; the rest is ignored."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class ListKeysRequest(_message.Message):
     page_size: _builtins.int
     """At most this many: 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
-    """next_page_token of the page before; empty for the first page."""
+    """next_page_token of the page before, at most 128 characters; empty for the first page. Anything else is refused."""
     @_builtins.property
     def read_mask(self) -> _field_mask_pb2.FieldMask:
         """Which fields of Key to fill; all where empty. Unknown paths are refused."""
@@ -187,10 +187,10 @@ class ListKeysResponse(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty on the last."""
+    """Asks for the next page, at most 128 characters; empty on the last."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Key]:
-        """The keys, by name."""
+        """The keys, by name, at most page_size."""
 
     def __init__(
         self,
@@ -266,7 +266,7 @@ class ListKeyVersionsRequest(_message.Message):
     page_size: _builtins.int
     """At most this many: 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
-    """next_page_token of the page before; empty for the first page."""
+    """next_page_token of the page before, at most 128 characters; empty for the first page. Anything else is refused."""
     def __init__(
         self,
         *,
@@ -291,10 +291,10 @@ class ListKeyVersionsResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty on the last."""
+    """Asks for the next page, at most 128 characters; empty on the last."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.KeyVersion]:
-        """The versions, newest first."""
+        """The versions, newest first, at most page_size."""
 
     def __init__(
         self,
@@ -391,7 +391,7 @@ class SetKeyVersionStateRequest(_message.Message):
     state: _resources_pb2.KeyVersionState.ValueType
     """The state to move to. DESTROYED cannot be asked for: schedule it, and it comes when its time has come."""
     etag: _builtins.str
-    """If set, the key's etag must still be this."""
+    """If set, the key's etag must still be this; at most 64 characters."""
     request_id: _builtins.str
     """Makes a retry safe; see CreateKeyRequest.request_id."""
     @_builtins.property

@@ -28,8 +28,8 @@ if _version_not_supported:
 class KeyServiceStub:
     """Makes keys in the tenant's providers and moves their versions through their life.
 
-    Errors carry google.rpc.ErrorInfo (domain "sealkeeper.dev", a stable reason) and, for bad input,
-    google.rpc.BadRequest with the field. A name of another tenant is answered alike whether it exists or not.
+    How refusals look, what each reason means, and those that every method can give: resources.proto. A name of another
+    tenant is answered alike whether it exists or not.
     """
 
     def __init__(self, channel):
@@ -78,42 +78,45 @@ class KeyServiceStub:
 class KeyServiceServicer:
     """Makes keys in the tenant's providers and moves their versions through their life.
 
-    Errors carry google.rpc.ErrorInfo (domain "sealkeeper.dev", a stable reason) and, for bad input,
-    google.rpc.BadRequest with the field. A name of another tenant is answered alike whether it exists or not.
+    How refusals look, what each reason means, and those that every method can give: resources.proto. A name of another
+    tenant is answered alike whether it exists or not.
     """
 
     def CreateKey(self, request, context):
         """Makes a key and its first version, which is ACTIVE at once.
-        Errors: ALREADY_EXISTS (KEY_EXISTS), INVALID_ARGUMENT (ALGORITHM_NOT_SUPPORTED by the provider, bad fields),
-        NOT_FOUND (PROVIDER_UNKNOWN), UNAVAILABLE (PROVIDER_UNAVAILABLE).
+        Errors: ALREADY_EXISTS (KEY_EXISTS, REQUEST_ID_REUSED), INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED),
+        NOT_FOUND (PROVIDER_UNKNOWN), FAILED_PRECONDITION (KEY_LIMIT), UNAVAILABLE (PROVIDER_UNAVAILABLE, PROVIDER_ERROR,
+        PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetKey(self, request, context):
-        """Looks a key up. Errors: NOT_FOUND (KEY_NOT_FOUND).
+        """Looks a key up. Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """Lists a tenant's keys by name.
+        """Lists a tenant's keys by name. Errors: INVALID_ARGUMENT (INVALID_FIELD, for a bad page_token as well).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetKeyVersion(self, request, context):
-        """Looks a key version up. Errors: NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND).
+        """Looks a key version up.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListKeyVersions(self, request, context):
-        """Lists a key's versions, newest first. Errors: NOT_FOUND (KEY_NOT_FOUND).
+        """Lists a key's versions, newest first.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, for a bad page_token as well), NOT_FOUND (KEY_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +125,9 @@ class KeyServiceServicer:
     def RotateKey(self, request, context):
         """Makes a new version. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon the version that
         was ACTIVE until then becomes VERIFY_ONLY.
-        Errors: NOT_FOUND (KEY_NOT_FOUND), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT), UNAVAILABLE.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED), NOT_FOUND (KEY_NOT_FOUND, PROVIDER_UNKNOWN),
+        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT), UNAVAILABLE
+        (PROVIDER_UNAVAILABLE, PROVIDER_ERROR, PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +135,9 @@ class KeyServiceServicer:
 
     def SetKeyVersionState(self, request, context):
         """Moves a version into another state.
-        Errors: NOT_FOUND, FAILED_PRECONDITION (STATE_TRANSITION_REFUSED), ABORTED (ETAG_MISMATCH).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), ALREADY_EXISTS
+        (REQUEST_ID_REUSED), FAILED_PRECONDITION (STATE_TRANSITION_REFUSED), ABORTED (ETAG_MISMATCH), UNAVAILABLE
+        (DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,8 +192,8 @@ def add_KeyServiceServicer_to_server(servicer, server):
 class KeyService:
     """Makes keys in the tenant's providers and moves their versions through their life.
 
-    Errors carry google.rpc.ErrorInfo (domain "sealkeeper.dev", a stable reason) and, for bad input,
-    google.rpc.BadRequest with the field. A name of another tenant is answered alike whether it exists or not.
+    How refusals look, what each reason means, and those that every method can give: resources.proto. A name of another
+    tenant is answered alike whether it exists or not.
     """
 
     @staticmethod

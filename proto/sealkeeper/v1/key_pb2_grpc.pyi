@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class KeyServiceStub:
     """Makes keys in the tenant's providers and moves their versions through their life.
 
-    Errors carry google.rpc.ErrorInfo (domain "sealkeeper.dev", a stable reason) and, for bad input,
-    google.rpc.BadRequest with the field. A name of another tenant is answered alike whether it exists or not.
+    How refusals look, what each reason means, and those that every method can give: resources.proto. A name of another
+    tenant is answered alike whether it exists or not.
     """
 
     @_typing.overload
@@ -39,64 +39,82 @@ class KeyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> KeyServiceAsyncStub: ...
     CreateKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.CreateKeyRequest, _key_pb2.CreateKeyResponse]
     """Makes a key and its first version, which is ACTIVE at once.
-    Errors: ALREADY_EXISTS (KEY_EXISTS), INVALID_ARGUMENT (ALGORITHM_NOT_SUPPORTED by the provider, bad fields),
-    NOT_FOUND (PROVIDER_UNKNOWN), UNAVAILABLE (PROVIDER_UNAVAILABLE).
+    Errors: ALREADY_EXISTS (KEY_EXISTS, REQUEST_ID_REUSED), INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED),
+    NOT_FOUND (PROVIDER_UNKNOWN), FAILED_PRECONDITION (KEY_LIMIT), UNAVAILABLE (PROVIDER_UNAVAILABLE, PROVIDER_ERROR,
+    PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
     """
     GetKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.GetKeyRequest, _key_pb2.GetKeyResponse]
-    """Looks a key up. Errors: NOT_FOUND (KEY_NOT_FOUND)."""
+    """Looks a key up. Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND)."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_pb2.ListKeysRequest, _key_pb2.ListKeysResponse]
-    """Lists a tenant's keys by name."""
+    """Lists a tenant's keys by name. Errors: INVALID_ARGUMENT (INVALID_FIELD, for a bad page_token as well)."""
     GetKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_pb2.GetKeyVersionRequest, _key_pb2.GetKeyVersionResponse]
-    """Looks a key version up. Errors: NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND)."""
+    """Looks a key version up.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND).
+    """
     ListKeyVersions: _grpc.UnaryUnaryMultiCallable[_key_pb2.ListKeyVersionsRequest, _key_pb2.ListKeyVersionsResponse]
-    """Lists a key's versions, newest first. Errors: NOT_FOUND (KEY_NOT_FOUND)."""
+    """Lists a key's versions, newest first.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, for a bad page_token as well), NOT_FOUND (KEY_NOT_FOUND).
+    """
     RotateKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.RotateKeyRequest, _key_pb2.RotateKeyResponse]
     """Makes a new version. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon the version that
     was ACTIVE until then becomes VERIFY_ONLY.
-    Errors: NOT_FOUND (KEY_NOT_FOUND), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT), UNAVAILABLE.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED), NOT_FOUND (KEY_NOT_FOUND, PROVIDER_UNKNOWN),
+    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT), UNAVAILABLE
+    (PROVIDER_UNAVAILABLE, PROVIDER_ERROR, PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
     """
     SetKeyVersionState: _grpc.UnaryUnaryMultiCallable[_key_pb2.SetKeyVersionStateRequest, _key_pb2.SetKeyVersionStateResponse]
     """Moves a version into another state.
-    Errors: NOT_FOUND, FAILED_PRECONDITION (STATE_TRANSITION_REFUSED), ABORTED (ETAG_MISMATCH).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), ALREADY_EXISTS
+    (REQUEST_ID_REUSED), FAILED_PRECONDITION (STATE_TRANSITION_REFUSED), ABORTED (ETAG_MISMATCH), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
     """
 
 @_typing.type_check_only
 class KeyServiceAsyncStub(KeyServiceStub):
     """Makes keys in the tenant's providers and moves their versions through their life.
 
-    Errors carry google.rpc.ErrorInfo (domain "sealkeeper.dev", a stable reason) and, for bad input,
-    google.rpc.BadRequest with the field. A name of another tenant is answered alike whether it exists or not.
+    How refusals look, what each reason means, and those that every method can give: resources.proto. A name of another
+    tenant is answered alike whether it exists or not.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateKey: _aio.UnaryUnaryMultiCallable[_key_pb2.CreateKeyRequest, _key_pb2.CreateKeyResponse]  # type: ignore[assignment]
     """Makes a key and its first version, which is ACTIVE at once.
-    Errors: ALREADY_EXISTS (KEY_EXISTS), INVALID_ARGUMENT (ALGORITHM_NOT_SUPPORTED by the provider, bad fields),
-    NOT_FOUND (PROVIDER_UNKNOWN), UNAVAILABLE (PROVIDER_UNAVAILABLE).
+    Errors: ALREADY_EXISTS (KEY_EXISTS, REQUEST_ID_REUSED), INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED),
+    NOT_FOUND (PROVIDER_UNKNOWN), FAILED_PRECONDITION (KEY_LIMIT), UNAVAILABLE (PROVIDER_UNAVAILABLE, PROVIDER_ERROR,
+    PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
     """
     GetKey: _aio.UnaryUnaryMultiCallable[_key_pb2.GetKeyRequest, _key_pb2.GetKeyResponse]  # type: ignore[assignment]
-    """Looks a key up. Errors: NOT_FOUND (KEY_NOT_FOUND)."""
+    """Looks a key up. Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND)."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_pb2.ListKeysRequest, _key_pb2.ListKeysResponse]  # type: ignore[assignment]
-    """Lists a tenant's keys by name."""
+    """Lists a tenant's keys by name. Errors: INVALID_ARGUMENT (INVALID_FIELD, for a bad page_token as well)."""
     GetKeyVersion: _aio.UnaryUnaryMultiCallable[_key_pb2.GetKeyVersionRequest, _key_pb2.GetKeyVersionResponse]  # type: ignore[assignment]
-    """Looks a key version up. Errors: NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND)."""
+    """Looks a key version up.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND).
+    """
     ListKeyVersions: _aio.UnaryUnaryMultiCallable[_key_pb2.ListKeyVersionsRequest, _key_pb2.ListKeyVersionsResponse]  # type: ignore[assignment]
-    """Lists a key's versions, newest first. Errors: NOT_FOUND (KEY_NOT_FOUND)."""
+    """Lists a key's versions, newest first.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, for a bad page_token as well), NOT_FOUND (KEY_NOT_FOUND).
+    """
     RotateKey: _aio.UnaryUnaryMultiCallable[_key_pb2.RotateKeyRequest, _key_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Makes a new version. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon the version that
     was ACTIVE until then becomes VERIFY_ONLY.
-    Errors: NOT_FOUND (KEY_NOT_FOUND), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT), UNAVAILABLE.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED), NOT_FOUND (KEY_NOT_FOUND, PROVIDER_UNKNOWN),
+    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT), UNAVAILABLE
+    (PROVIDER_UNAVAILABLE, PROVIDER_ERROR, PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
     """
     SetKeyVersionState: _aio.UnaryUnaryMultiCallable[_key_pb2.SetKeyVersionStateRequest, _key_pb2.SetKeyVersionStateResponse]  # type: ignore[assignment]
     """Moves a version into another state.
-    Errors: NOT_FOUND, FAILED_PRECONDITION (STATE_TRANSITION_REFUSED), ABORTED (ETAG_MISMATCH).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), ALREADY_EXISTS
+    (REQUEST_ID_REUSED), FAILED_PRECONDITION (STATE_TRANSITION_REFUSED), ABORTED (ETAG_MISMATCH), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
     """
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes keys in the tenant's providers and moves their versions through their life.
 
-    Errors carry google.rpc.ErrorInfo (domain "sealkeeper.dev", a stable reason) and, for bad input,
-    google.rpc.BadRequest with the field. A name of another tenant is answered alike whether it exists or not.
+    How refusals look, what each reason means, and those that every method can give: resources.proto. A name of another
+    tenant is answered alike whether it exists or not.
     """
 
     @_abc_1.abstractmethod
@@ -106,8 +124,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_pb2.CreateKeyResponse, _abc.Awaitable[_key_pb2.CreateKeyResponse]]:
         """Makes a key and its first version, which is ACTIVE at once.
-        Errors: ALREADY_EXISTS (KEY_EXISTS), INVALID_ARGUMENT (ALGORITHM_NOT_SUPPORTED by the provider, bad fields),
-        NOT_FOUND (PROVIDER_UNKNOWN), UNAVAILABLE (PROVIDER_UNAVAILABLE).
+        Errors: ALREADY_EXISTS (KEY_EXISTS, REQUEST_ID_REUSED), INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED),
+        NOT_FOUND (PROVIDER_UNKNOWN), FAILED_PRECONDITION (KEY_LIMIT), UNAVAILABLE (PROVIDER_UNAVAILABLE, PROVIDER_ERROR,
+        PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
         """
 
     @_abc_1.abstractmethod
@@ -116,7 +135,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_pb2.GetKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_pb2.GetKeyResponse, _abc.Awaitable[_key_pb2.GetKeyResponse]]:
-        """Looks a key up. Errors: NOT_FOUND (KEY_NOT_FOUND)."""
+        """Looks a key up. Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND)."""
 
     @_abc_1.abstractmethod
     def ListKeys(
@@ -124,7 +143,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_pb2.ListKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_pb2.ListKeysResponse, _abc.Awaitable[_key_pb2.ListKeysResponse]]:
-        """Lists a tenant's keys by name."""
+        """Lists a tenant's keys by name. Errors: INVALID_ARGUMENT (INVALID_FIELD, for a bad page_token as well)."""
 
     @_abc_1.abstractmethod
     def GetKeyVersion(
@@ -132,7 +151,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_pb2.GetKeyVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_pb2.GetKeyVersionResponse, _abc.Awaitable[_key_pb2.GetKeyVersionResponse]]:
-        """Looks a key version up. Errors: NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND)."""
+        """Looks a key version up.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND).
+        """
 
     @_abc_1.abstractmethod
     def ListKeyVersions(
@@ -140,7 +161,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_pb2.ListKeyVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_pb2.ListKeyVersionsResponse, _abc.Awaitable[_key_pb2.ListKeyVersionsResponse]]:
-        """Lists a key's versions, newest first. Errors: NOT_FOUND (KEY_NOT_FOUND)."""
+        """Lists a key's versions, newest first.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, for a bad page_token as well), NOT_FOUND (KEY_NOT_FOUND).
+        """
 
     @_abc_1.abstractmethod
     def RotateKey(
@@ -150,7 +173,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_key_pb2.RotateKeyResponse, _abc.Awaitable[_key_pb2.RotateKeyResponse]]:
         """Makes a new version. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon the version that
         was ACTIVE until then becomes VERIFY_ONLY.
-        Errors: NOT_FOUND (KEY_NOT_FOUND), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT), UNAVAILABLE.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED), NOT_FOUND (KEY_NOT_FOUND, PROVIDER_UNKNOWN),
+        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT), UNAVAILABLE
+        (PROVIDER_UNAVAILABLE, PROVIDER_ERROR, PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
         """
 
     @_abc_1.abstractmethod
@@ -160,7 +185,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_pb2.SetKeyVersionStateResponse, _abc.Awaitable[_key_pb2.SetKeyVersionStateResponse]]:
         """Moves a version into another state.
-        Errors: NOT_FOUND, FAILED_PRECONDITION (STATE_TRANSITION_REFUSED), ABORTED (ETAG_MISMATCH).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), ALREADY_EXISTS
+        (REQUEST_ID_REUSED), FAILED_PRECONDITION (STATE_TRANSITION_REFUSED), ABORTED (ETAG_MISMATCH), UNAVAILABLE
+        (DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
         """
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

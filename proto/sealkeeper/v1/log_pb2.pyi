@@ -50,7 +50,7 @@ class GetCheckpointResponse(_message.Message):
     TREE_SIZE_FIELD_NUMBER: _builtins.int
     ROOT_HASH_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
-    """The signed note (C2SP signed-note and tlog-checkpoint)."""
+    """The signed note (C2SP signed-note and tlog-checkpoint), at most 16 KiB."""
     tree_size: _builtins.int
     """Number of entries."""
     root_hash: _builtins.bytes
@@ -124,7 +124,7 @@ class GetInclusionProofResponse(_message.Message):
     """The newest checkpoint; set where tree_size is its size."""
     @_builtins.property
     def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """The audit path from the leaf up, 32 bytes each."""
+        """The audit path from the leaf up, 32 bytes each, at most 63."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class GetConsistencyProofRequest(_message.Message):
     first_size: _builtins.int
     """The smaller size, from 0."""
     second_size: _builtins.int
-    """The larger size; 0 means the newest checkpoint's."""
+    """The larger size, not below first_size; 0 means the newest checkpoint's."""
     def __init__(
         self,
         *,
@@ -189,7 +189,7 @@ class GetConsistencyProofResponse(_message.Message):
     """The larger size."""
     @_builtins.property
     def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """The proof, 32 bytes each."""
+        """The proof, 32 bytes each, at most 64; in the order of RFC 6962 section 2.1.2."""
 
     def __init__(
         self,
@@ -218,9 +218,9 @@ class ListEntriesRequest(_message.Message):
     log: _builtins.str
     """logs/{log}."""
     start_index: _builtins.int
-    """Index of the first entry, from 0."""
+    """Index of the first entry, from 0 to the log's size; at the log's size there are none yet."""
     limit: _builtins.int
-    """At most this many; 0 means up to the newest checkpoint as of the call."""
+    """At most this many, not negative; 0 means up to the newest checkpoint as of the call."""
     def __init__(
         self,
         *,

@@ -29,7 +29,10 @@ class LogServiceStub:
     """Reads the logs. What it answers can be checked without trusting it: checkpoints are signed, proofs lead to them.
 
     logs/transparency and logs/ct are public within the gateway and are also served as C2SP tiles over HTTP.
-    logs/audit is for admins; records of other tenants come as leaf hashes only, so that the tree can still be checked.
+    logs/audit is for admins. It has a record of every call but health checks and reflection; records of other tenants
+    come as leaf hashes only, so that the tree can still be checked.
+
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     def __init__(self, channel):
@@ -64,11 +67,14 @@ class LogServiceServicer:
     """Reads the logs. What it answers can be checked without trusting it: checkpoints are signed, proofs lead to them.
 
     logs/transparency and logs/ct are public within the gateway and are also served as C2SP tiles over HTTP.
-    logs/audit is for admins; records of other tenants come as leaf hashes only, so that the tree can still be checked.
+    logs/audit is for admins. It has a record of every call but health checks and reflection; records of other tenants
+    come as leaf hashes only, so that the tree can still be checked.
+
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     def GetCheckpoint(self, request, context):
-        """Gives the newest checkpoint. Errors: NOT_FOUND (LOG_NOT_FOUND).
+        """Gives the newest checkpoint. Errors: INVALID_ARGUMENT (INVALID_FIELD, for a log that there is not as well).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,7 +82,7 @@ class LogServiceServicer:
 
     def GetInclusionProof(self, request, context):
         """Proves that an entry is in the tree of a size (RFC 6962 section 2.1.1).
-        Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE), UNAVAILABLE (LOG_CORRUPT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,14 +90,15 @@ class LogServiceServicer:
 
     def GetConsistencyProof(self, request, context):
         """Proves that the tree of one size is a prefix of the tree of another (RFC 6962 section 2.1.2).
-        Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE), UNAVAILABLE (LOG_CORRUPT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEntries(self, request, context):
-        """Streams entries in order. Errors: OUT_OF_RANGE (INDEX_OUT_OF_RANGE).
+        """Streams entries in order.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE), UNAVAILABLE (LOG_CORRUPT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,7 +139,10 @@ class LogService:
     """Reads the logs. What it answers can be checked without trusting it: checkpoints are signed, proofs lead to them.
 
     logs/transparency and logs/ct are public within the gateway and are also served as C2SP tiles over HTTP.
-    logs/audit is for admins; records of other tenants come as leaf hashes only, so that the tree can still be checked.
+    logs/audit is for admins. It has a record of every call but health checks and reflection; records of other tenants
+    come as leaf hashes only, so that the tree can still be checked.
+
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     @staticmethod

@@ -30,7 +30,10 @@ class LogServiceStub:
     """Reads the logs. What it answers can be checked without trusting it: checkpoints are signed, proofs lead to them.
 
     logs/transparency and logs/ct are public within the gateway and are also served as C2SP tiles over HTTP.
-    logs/audit is for admins; records of other tenants come as leaf hashes only, so that the tree can still be checked.
+    logs/audit is for admins. It has a record of every call but health checks and reflection; records of other tenants
+    come as leaf hashes only, so that the tree can still be checked.
+
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     @_typing.overload
@@ -38,45 +41,55 @@ class LogServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LogServiceAsyncStub: ...
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_log_pb2.GetCheckpointRequest, _log_pb2.GetCheckpointResponse]
-    """Gives the newest checkpoint. Errors: NOT_FOUND (LOG_NOT_FOUND)."""
+    """Gives the newest checkpoint. Errors: INVALID_ARGUMENT (INVALID_FIELD, for a log that there is not as well)."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_log_pb2.GetInclusionProofRequest, _log_pb2.GetInclusionProofResponse]
     """Proves that an entry is in the tree of a size (RFC 6962 section 2.1.1).
-    Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE), UNAVAILABLE (LOG_CORRUPT).
     """
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_log_pb2.GetConsistencyProofRequest, _log_pb2.GetConsistencyProofResponse]
     """Proves that the tree of one size is a prefix of the tree of another (RFC 6962 section 2.1.2).
-    Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE), UNAVAILABLE (LOG_CORRUPT).
     """
     ListEntries: _grpc.UnaryStreamMultiCallable[_log_pb2.ListEntriesRequest, _log_pb2.ListEntriesResponse]
-    """Streams entries in order. Errors: OUT_OF_RANGE (INDEX_OUT_OF_RANGE)."""
+    """Streams entries in order.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE), UNAVAILABLE (LOG_CORRUPT).
+    """
 
 @_typing.type_check_only
 class LogServiceAsyncStub(LogServiceStub):
     """Reads the logs. What it answers can be checked without trusting it: checkpoints are signed, proofs lead to them.
 
     logs/transparency and logs/ct are public within the gateway and are also served as C2SP tiles over HTTP.
-    logs/audit is for admins; records of other tenants come as leaf hashes only, so that the tree can still be checked.
+    logs/audit is for admins. It has a record of every call but health checks and reflection; records of other tenants
+    come as leaf hashes only, so that the tree can still be checked.
+
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_log_pb2.GetCheckpointRequest, _log_pb2.GetCheckpointResponse]  # type: ignore[assignment]
-    """Gives the newest checkpoint. Errors: NOT_FOUND (LOG_NOT_FOUND)."""
+    """Gives the newest checkpoint. Errors: INVALID_ARGUMENT (INVALID_FIELD, for a log that there is not as well)."""
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_log_pb2.GetInclusionProofRequest, _log_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
     """Proves that an entry is in the tree of a size (RFC 6962 section 2.1.1).
-    Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE), UNAVAILABLE (LOG_CORRUPT).
     """
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_log_pb2.GetConsistencyProofRequest, _log_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
     """Proves that the tree of one size is a prefix of the tree of another (RFC 6962 section 2.1.2).
-    Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE), UNAVAILABLE (LOG_CORRUPT).
     """
     ListEntries: _aio.UnaryStreamMultiCallable[_log_pb2.ListEntriesRequest, _log_pb2.ListEntriesResponse]  # type: ignore[assignment]
-    """Streams entries in order. Errors: OUT_OF_RANGE (INDEX_OUT_OF_RANGE)."""
+    """Streams entries in order.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE), UNAVAILABLE (LOG_CORRUPT).
+    """
 
 class LogServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads the logs. What it answers can be checked without trusting it: checkpoints are signed, proofs lead to them.
 
     logs/transparency and logs/ct are public within the gateway and are also served as C2SP tiles over HTTP.
-    logs/audit is for admins; records of other tenants come as leaf hashes only, so that the tree can still be checked.
+    logs/audit is for admins. It has a record of every call but health checks and reflection; records of other tenants
+    come as leaf hashes only, so that the tree can still be checked.
+
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     @_abc_1.abstractmethod
@@ -85,7 +98,7 @@ class LogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _log_pb2.GetCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_log_pb2.GetCheckpointResponse, _abc.Awaitable[_log_pb2.GetCheckpointResponse]]:
-        """Gives the newest checkpoint. Errors: NOT_FOUND (LOG_NOT_FOUND)."""
+        """Gives the newest checkpoint. Errors: INVALID_ARGUMENT (INVALID_FIELD, for a log that there is not as well)."""
 
     @_abc_1.abstractmethod
     def GetInclusionProof(
@@ -94,7 +107,7 @@ class LogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_log_pb2.GetInclusionProofResponse, _abc.Awaitable[_log_pb2.GetInclusionProofResponse]]:
         """Proves that an entry is in the tree of a size (RFC 6962 section 2.1.1).
-        Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE), UNAVAILABLE (LOG_CORRUPT).
         """
 
     @_abc_1.abstractmethod
@@ -104,7 +117,7 @@ class LogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_log_pb2.GetConsistencyProofResponse, _abc.Awaitable[_log_pb2.GetConsistencyProofResponse]]:
         """Proves that the tree of one size is a prefix of the tree of another (RFC 6962 section 2.1.2).
-        Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE), UNAVAILABLE (LOG_CORRUPT).
         """
 
     @_abc_1.abstractmethod
@@ -113,6 +126,8 @@ class LogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _log_pb2.ListEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_log_pb2.ListEntriesResponse], _abc.AsyncIterator[_log_pb2.ListEntriesResponse]]:
-        """Streams entries in order. Errors: OUT_OF_RANGE (INDEX_OUT_OF_RANGE)."""
+        """Streams entries in order.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), OUT_OF_RANGE (INDEX_OUT_OF_RANGE), UNAVAILABLE (LOG_CORRUPT).
+        """
 
 def add_LogServiceServicer_to_server(servicer: LogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -11,6 +11,62 @@ Resource names (https://google.aip.dev/122):
 
 {tenant} and {key}: 1 to 63 of a-z, 0-9 and "-", starting with a letter, not ending with "-".
 {version}: a decimal number from 1, without leading zeros.
+
+Requests have at most 12,648,448 bytes (12 MiB and 64 KiB). gRPC itself cuts off what has more than 16 MiB, with
+RESOURCE_EXHAUSTED and without details. Calls beyond the gateway's setting gateway.max_concurrent_calls are refused.
+
+Refusals (https://google.aip.dev/193) carry google.rpc.ErrorInfo with the domain "sealkeeper.dev", one of the reasons
+below, which are stable, and where there is one metadata "next_step" for a person; for INVALID_FIELD and other bad
+fields google.rpc.BadRequest with at most 10 of them; and google.rpc.RetryInfo where a retry makes sense by itself.
+A method's comment names the reasons that are its own; the following can come of every method: INVALID_FIELD,
+REQUEST_MALFORMED, REQUEST_TOO_LARGE, UNAUTHENTICATED, PERMISSION_DENIED, OVERLOADED, LOG_OVERLOADED, STORAGE_FULL,
+LOG_UNAVAILABLE, INTERNAL. A call is answered only when its audit record is durable: hence those of the log.
+
+  INVALID_FIELD                INVALID_ARGUMENT     a field is wrong; BadRequest names it
+  REQUEST_MALFORMED            INVALID_ARGUMENT     no request came, or what came is not one of the method
+  REQUEST_TOO_LARGE            INVALID_ARGUMENT     the request is longer than any may be
+  CHECKSUM_MISMATCH            INVALID_ARGUMENT     data changed on the way; BadRequest names the checksum
+  DIGEST_MISMATCH              INVALID_ARGUMENT     the digest's algorithm is not that of the key
+  DIGEST_NOT_SUPPORTED         INVALID_ARGUMENT     the key's algorithm signs messages, not digests
+  ALGORITHM_NOT_SUPPORTED      INVALID_ARGUMENT     the provider cannot do the algorithm
+  PAYLOAD_INVALID              INVALID_ARGUMENT     what is to be signed does not fit the algorithm
+  ENTRY_TOO_LARGE              INVALID_ARGUMENT     the log entry would have more than 65,535 bytes
+  INDEX_OUT_OF_RANGE           OUT_OF_RANGE         no such entry or tree size, yet
+  UNAUTHENTICATED              UNAUTHENTICATED      the client certificate has expired or names no principal here
+  PERMISSION_DENIED            PERMISSION_DENIED    the role may not, or it is another tenant's, existing or not
+  NOT_FOUND                    NOT_FOUND            no such thing; usually said more closely by the next three
+  KEY_NOT_FOUND                NOT_FOUND            no such key in the caller's tenant
+  KEY_VERSION_NOT_FOUND        NOT_FOUND            no such version of the key
+  PROVIDER_UNKNOWN             NOT_FOUND            no provider is configured by this name
+  ALREADY_EXISTS               ALREADY_EXISTS       it exists already; usually said more closely by the next two
+  KEY_EXISTS                   ALREADY_EXISTS       there is such a key
+  REQUEST_ID_REUSED            ALREADY_EXISTS       the request id stands for other content, for 24 hours
+  FAILED_PRECONDITION          FAILED_PRECONDITION  the wrong state; usually said more closely by the next six
+  KEY_VERSION_NOT_ACTIVE       FAILED_PRECONDITION  the version named, or every one of the key, does not sign
+  ROTATION_PENDING             FAILED_PRECONDITION  a version is PUBLISHED already
+  VERSION_LIMIT                FAILED_PRECONDITION  the key has 1,000 versions
+  KEY_LIMIT                    FAILED_PRECONDITION  the tenant's trust root would become too large
+  STATE_TRANSITION_REFUSED     FAILED_PRECONDITION  no way leads from the version's state to that one
+  ANSWER_LOST                  FAILED_PRECONDITION  a crash took the answer to this request id; use a new one
+  ETAG_MISMATCH                ABORTED              the key changed since the etag was read
+  OVERLOADED                   RESOURCE_EXHAUSTED   too many calls, or too large ones, are under way; retry
+  LOG_OVERLOADED               RESOURCE_EXHAUSTED   too much waits for the log; retry
+  STORAGE_FULL                 RESOURCE_EXHAUSTED   a disk of the gateway is full; nothing was recorded or lost
+  UNAVAILABLE                  UNAVAILABLE          something the gateway needs does not answer; a retry is safe
+  CLOCK_WENT_BACK              UNAVAILABLE          the gateway's clock is behind its log; people must look at it
+  DATABASE_UNAVAILABLE         UNAVAILABLE          the metadata database does not answer
+  LOG_UNAVAILABLE              UNAVAILABLE          the log could not be made durable, or its checkpoint not signed
+  LOG_LOCKED                   UNAVAILABLE          another process writes the logs
+  LOG_CORRUPT                  UNAVAILABLE          what lies on the disk is not one history; people must look at it
+  PROVIDER_UNAVAILABLE         UNAVAILABLE          the key's provider does not answer now
+  PROVIDER_ERROR               UNAVAILABLE          the provider refused, and did not say more closely why
+  PROVIDER_URI_INVALID         UNAVAILABLE          the provider is configured wrongly; people must look at it
+  PROVIDER_MISCONFIGURED       UNAVAILABLE          the provider cannot be opened as configured
+  PIN_REFUSED                  UNAVAILABLE          the token refused the PIN, which is not tried again by itself
+  PROVIDER_KEY_NOT_FOUND       UNAVAILABLE          the provider does not hold the version's private key
+  SIGNATURE_SELF_CHECK_FAILED  UNAVAILABLE          the provider's signature does not verify; it was withheld
+  METHOD_UNKNOWN               UNIMPLEMENTED        the gateway knows no such method
+  INTERNAL                     INTERNAL             a fault of the gateway; its log lines say more
 """
 
 from collections import abc as _abc

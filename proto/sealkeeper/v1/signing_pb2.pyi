@@ -85,15 +85,15 @@ class Signature(_message.Message):
     bundle: _builtins.bytes
     """The Sigstore bundle v0.3 as JSON, UTF-8. Its size depends on the content only where that is a DSSE payload."""
     bundle_crc32c: _builtins.int
-    """CRC32C of bundle."""
+    """CRC32C (RFC 3720) of bundle; the client should compare."""
     signature: _builtins.bytes
     """The signature alone, as it stands in the bundle."""
     signature_crc32c: _builtins.int
-    """CRC32C of signature."""
+    """CRC32C of signature; the client should compare."""
     content_crc32c_verified: _builtins.bool
     """True where the content's crc32c was given and was checked."""
     log_index: _builtins.int
-    """Index of its entry in logs/transparency."""
+    """Index of its entry in logs/transparency, from 0."""
     def __init__(
         self,
         *,
@@ -226,7 +226,7 @@ class SignBatchResponse(_message.Message):
     """The version that signed."""
     @_builtins.property
     def signatures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Signature]:
-        """The signatures."""
+        """The signatures, one an item."""
 
     def __init__(
         self,
@@ -252,12 +252,18 @@ class VerifyRequest(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    BUNDLE_CRC32C_FIELD_NUMBER: _builtins.int
+    ARTIFACT_CRC32C_FIELD_NUMBER: _builtins.int
     bundle: _builtins.bytes
-    """The bundle's JSON, at most 8 MiB."""
+    """The bundle's JSON, UTF-8, at most 8 MiB."""
     message: _builtins.bytes
     """The artifact, at most 4 MiB."""
     key: _builtins.str
     """tenants/{tenant}/keys/{key}: the key that must have signed. Needed."""
+    bundle_crc32c: _builtins.int
+    """CRC32C (RFC 3720) of bundle; checked before anything is verified, and refused with CHECKSUM_MISMATCH."""
+    artifact_crc32c: _builtins.int
+    """CRC32C of digest.value or message; checked likewise. Refused with INVALID_FIELD where there is neither."""
     @_builtins.property
     def digest(self) -> _resources_pb2.Digest:
         """The artifact's digest."""
@@ -269,13 +275,24 @@ class VerifyRequest(_message.Message):
         digest: _resources_pb2.Digest | None = ...,
         message: _builtins.bytes = ...,
         key: _builtins.str = ...,
+        bundle_crc32c: _builtins.int | None = ...,
+        artifact_crc32c: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "digest", b"digest", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_artifact_crc32c", b"_artifact_crc32c", "_bundle_crc32c", b"_bundle_crc32c", "artifact", b"artifact", "artifact_crc32c", b"artifact_crc32c", "bundle_crc32c", b"bundle_crc32c", "digest", b"digest", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "bundle", b"bundle", "digest", b"digest", "key", b"key", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_artifact_crc32c", b"_artifact_crc32c", "_bundle_crc32c", b"_bundle_crc32c", "artifact", b"artifact", "artifact_crc32c", b"artifact_crc32c", "bundle", b"bundle", "bundle_crc32c", b"bundle_crc32c", "digest", b"digest", "key", b"key", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__artifact_crc32c: _TypeAlias = _typing.Literal["artifact_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__artifact_crc32c: _TypeAlias = _typing.Literal["_artifact_crc32c", b"_artifact_crc32c"]  # noqa: Y015
+    _WhichOneofReturnType__bundle_crc32c: _TypeAlias = _typing.Literal["bundle_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__bundle_crc32c: _TypeAlias = _typing.Literal["_bundle_crc32c", b"_bundle_crc32c"]  # noqa: Y015
     _WhichOneofReturnType_artifact: _TypeAlias = _typing.Literal["digest", "message"]  # noqa: Y015
     _WhichOneofArgType_artifact: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__artifact_crc32c) -> _WhichOneofReturnType__artifact_crc32c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bundle_crc32c) -> _WhichOneofReturnType__bundle_crc32c | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_artifact) -> _WhichOneofReturnType_artifact | None: ...
 
 Global___VerifyRequest: _TypeAlias = VerifyRequest  # noqa: Y015
@@ -318,8 +335,14 @@ class VerifyResponse(_message.Message):
 
     VERIFIED_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    BUNDLE_CRC32C_VERIFIED_FIELD_NUMBER: _builtins.int
+    ARTIFACT_CRC32C_VERIFIED_FIELD_NUMBER: _builtins.int
     verified: _builtins.bool
     """True where every step passed."""
+    bundle_crc32c_verified: _builtins.bool
+    """True where the request's bundle_crc32c was given and was checked."""
+    artifact_crc32c_verified: _builtins.bool
+    """True where the request's artifact_crc32c was given and was checked."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerificationStep]:
         """The steps taken, in order; the last one failed where verified is false."""
@@ -329,10 +352,12 @@ class VerifyResponse(_message.Message):
         *,
         verified: _builtins.bool = ...,
         steps: _abc.Iterable[Global___VerificationStep] | None = ...,
+        bundle_crc32c_verified: _builtins.bool = ...,
+        artifact_crc32c_verified: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_crc32c_verified", b"artifact_crc32c_verified", "bundle_crc32c_verified", b"bundle_crc32c_verified", "steps", b"steps", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -372,15 +397,15 @@ class GetPublicKeyResponse(_message.Message):
     PEM_CRC32C_FIELD_NUMBER: _builtins.int
     HINT_FIELD_NUMBER: _builtins.int
     key_version: _builtins.str
-    """The version whose key it is."""
+    """The version whose key it is: tenants/{tenant}/keys/{key}/versions/{version}."""
     algorithm: _resources_pb2.PublicKeyDetails.ValueType
     """Its algorithm."""
     pem: _builtins.str
     """SubjectPublicKeyInfo, PEM (RFC 7468)."""
     pem_crc32c: _builtins.int
-    """CRC32C of pem."""
+    """CRC32C (RFC 3720) of pem in UTF-8; the client should compare."""
     hint: _builtins.str
-    """base64 of SHA-256 of the SubjectPublicKeyInfo DER."""
+    """base64 of SHA-256 of the SubjectPublicKeyInfo DER, 44 characters."""
     def __init__(
         self,
         *,

@@ -30,8 +30,7 @@ class SigningServiceStub:
 
     A signature is answered only when its log entry and its audit record are durable and covered by a signed checkpoint.
 
-    Errors carry google.rpc.ErrorInfo (domain "sealkeeper.dev", a stable reason) and, for bad input,
-    google.rpc.BadRequest with the field.
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     def __init__(self, channel):
@@ -67,17 +66,17 @@ class SigningServiceServicer:
 
     A signature is answered only when its log entry and its audit record are durable and covered by a signed checkpoint.
 
-    Errors carry google.rpc.ErrorInfo (domain "sealkeeper.dev", a stable reason) and, for bad input,
-    google.rpc.BadRequest with the field.
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     def Sign(self, request, context):
         """Signs one digest, message or DSSE payload.
         Errors: INVALID_ARGUMENT (INVALID_FIELD; DIGEST_MISMATCH for a digest that does not fit the key's algorithm;
-        CHECKSUM_MISMATCH; DIGEST_NOT_SUPPORTED where the algorithm signs messages only), NOT_FOUND (KEY_NOT_FOUND),
-        FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE), ALREADY_EXISTS (REQUEST_ID_REUSED), PERMISSION_DENIED,
-        RESOURCE_EXHAUSTED (OVERLOADED, STORAGE_FULL), UNAVAILABLE (PROVIDER_UNAVAILABLE, LOG_UNAVAILABLE,
-        CLOCK_WENT_BACK).
+        CHECKSUM_MISMATCH; DIGEST_NOT_SUPPORTED where the algorithm signs messages only; PAYLOAD_INVALID; ENTRY_TOO_LARGE),
+        NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE, ANSWER_LOST),
+        ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (OVERLOADED, LOG_OVERLOADED, STORAGE_FULL), UNAVAILABLE
+        (UNAVAILABLE, PROVIDER_UNAVAILABLE, PROVIDER_ERROR, PROVIDER_KEY_NOT_FOUND, PROVIDER_MISCONFIGURED, PIN_REFUSED,
+        SIGNATURE_SELF_CHECK_FAILED, LOG_UNAVAILABLE, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,7 +84,7 @@ class SigningServiceServicer:
 
     def SignBatch(self, request, context):
         """Signs 1 to 1,000 contents with one key: all of them or, on any error, none.
-        Errors: as Sign; field violations name the item, for example "items[3].digest.value".
+        Errors: those of Sign; field violations name the item, for example "items[3].digest.value".
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +92,8 @@ class SigningServiceServicer:
 
     def Verify(self, request, context):
         """Verifies a bundle against this gateway's trust root, as the client's offline verification does.
-        A bundle that does not verify is an answer (verified = false), not an error.
+        A bundle that does not verify, or is none, is an answer (verified = false), not an error.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, CHECKSUM_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,7 +101,8 @@ class SigningServiceServicer:
 
     def GetPublicKey(self, request, context):
         """Gives the public key of a key's ACTIVE version or of a named version.
-        Errors: NOT_FOUND, FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), FAILED_PRECONDITION
+        (KEY_VERSION_NOT_ACTIVE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,8 +144,7 @@ class SigningService:
 
     A signature is answered only when its log entry and its audit record are durable and covered by a signed checkpoint.
 
-    Errors carry google.rpc.ErrorInfo (domain "sealkeeper.dev", a stable reason) and, for bad input,
-    google.rpc.BadRequest with the field.
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     @staticmethod

@@ -33,8 +33,7 @@ class SigningServiceStub:
 
     A signature is answered only when its log entry and its audit record are durable and covered by a signed checkpoint.
 
-    Errors carry google.rpc.ErrorInfo (domain "sealkeeper.dev", a stable reason) and, for bad input,
-    google.rpc.BadRequest with the field.
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     @_typing.overload
@@ -44,22 +43,25 @@ class SigningServiceStub:
     Sign: _grpc.UnaryUnaryMultiCallable[_signing_pb2.SignRequest, _signing_pb2.SignResponse]
     """Signs one digest, message or DSSE payload.
     Errors: INVALID_ARGUMENT (INVALID_FIELD; DIGEST_MISMATCH for a digest that does not fit the key's algorithm;
-    CHECKSUM_MISMATCH; DIGEST_NOT_SUPPORTED where the algorithm signs messages only), NOT_FOUND (KEY_NOT_FOUND),
-    FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE), ALREADY_EXISTS (REQUEST_ID_REUSED), PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, STORAGE_FULL), UNAVAILABLE (PROVIDER_UNAVAILABLE, LOG_UNAVAILABLE,
-    CLOCK_WENT_BACK).
+    CHECKSUM_MISMATCH; DIGEST_NOT_SUPPORTED where the algorithm signs messages only; PAYLOAD_INVALID; ENTRY_TOO_LARGE),
+    NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE, ANSWER_LOST),
+    ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (OVERLOADED, LOG_OVERLOADED, STORAGE_FULL), UNAVAILABLE
+    (UNAVAILABLE, PROVIDER_UNAVAILABLE, PROVIDER_ERROR, PROVIDER_KEY_NOT_FOUND, PROVIDER_MISCONFIGURED, PIN_REFUSED,
+    SIGNATURE_SELF_CHECK_FAILED, LOG_UNAVAILABLE, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
     """
     SignBatch: _grpc.UnaryUnaryMultiCallable[_signing_pb2.SignBatchRequest, _signing_pb2.SignBatchResponse]
     """Signs 1 to 1,000 contents with one key: all of them or, on any error, none.
-    Errors: as Sign; field violations name the item, for example "items[3].digest.value".
+    Errors: those of Sign; field violations name the item, for example "items[3].digest.value".
     """
     Verify: _grpc.UnaryUnaryMultiCallable[_signing_pb2.VerifyRequest, _signing_pb2.VerifyResponse]
     """Verifies a bundle against this gateway's trust root, as the client's offline verification does.
-    A bundle that does not verify is an answer (verified = false), not an error.
+    A bundle that does not verify, or is none, is an answer (verified = false), not an error.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, CHECKSUM_MISMATCH).
     """
     GetPublicKey: _grpc.UnaryUnaryMultiCallable[_signing_pb2.GetPublicKeyRequest, _signing_pb2.GetPublicKeyResponse]
     """Gives the public key of a key's ACTIVE version or of a named version.
-    Errors: NOT_FOUND, FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), FAILED_PRECONDITION
+    (KEY_VERSION_NOT_ACTIVE).
     """
 
 @_typing.type_check_only
@@ -68,30 +70,32 @@ class SigningServiceAsyncStub(SigningServiceStub):
 
     A signature is answered only when its log entry and its audit record are durable and covered by a signed checkpoint.
 
-    Errors carry google.rpc.ErrorInfo (domain "sealkeeper.dev", a stable reason) and, for bad input,
-    google.rpc.BadRequest with the field.
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Sign: _aio.UnaryUnaryMultiCallable[_signing_pb2.SignRequest, _signing_pb2.SignResponse]  # type: ignore[assignment]
     """Signs one digest, message or DSSE payload.
     Errors: INVALID_ARGUMENT (INVALID_FIELD; DIGEST_MISMATCH for a digest that does not fit the key's algorithm;
-    CHECKSUM_MISMATCH; DIGEST_NOT_SUPPORTED where the algorithm signs messages only), NOT_FOUND (KEY_NOT_FOUND),
-    FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE), ALREADY_EXISTS (REQUEST_ID_REUSED), PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, STORAGE_FULL), UNAVAILABLE (PROVIDER_UNAVAILABLE, LOG_UNAVAILABLE,
-    CLOCK_WENT_BACK).
+    CHECKSUM_MISMATCH; DIGEST_NOT_SUPPORTED where the algorithm signs messages only; PAYLOAD_INVALID; ENTRY_TOO_LARGE),
+    NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE, ANSWER_LOST),
+    ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (OVERLOADED, LOG_OVERLOADED, STORAGE_FULL), UNAVAILABLE
+    (UNAVAILABLE, PROVIDER_UNAVAILABLE, PROVIDER_ERROR, PROVIDER_KEY_NOT_FOUND, PROVIDER_MISCONFIGURED, PIN_REFUSED,
+    SIGNATURE_SELF_CHECK_FAILED, LOG_UNAVAILABLE, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
     """
     SignBatch: _aio.UnaryUnaryMultiCallable[_signing_pb2.SignBatchRequest, _signing_pb2.SignBatchResponse]  # type: ignore[assignment]
     """Signs 1 to 1,000 contents with one key: all of them or, on any error, none.
-    Errors: as Sign; field violations name the item, for example "items[3].digest.value".
+    Errors: those of Sign; field violations name the item, for example "items[3].digest.value".
     """
     Verify: _aio.UnaryUnaryMultiCallable[_signing_pb2.VerifyRequest, _signing_pb2.VerifyResponse]  # type: ignore[assignment]
     """Verifies a bundle against this gateway's trust root, as the client's offline verification does.
-    A bundle that does not verify is an answer (verified = false), not an error.
+    A bundle that does not verify, or is none, is an answer (verified = false), not an error.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, CHECKSUM_MISMATCH).
     """
     GetPublicKey: _aio.UnaryUnaryMultiCallable[_signing_pb2.GetPublicKeyRequest, _signing_pb2.GetPublicKeyResponse]  # type: ignore[assignment]
     """Gives the public key of a key's ACTIVE version or of a named version.
-    Errors: NOT_FOUND, FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), FAILED_PRECONDITION
+    (KEY_VERSION_NOT_ACTIVE).
     """
 
 class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -99,8 +103,7 @@ class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
 
     A signature is answered only when its log entry and its audit record are durable and covered by a signed checkpoint.
 
-    Errors carry google.rpc.ErrorInfo (domain "sealkeeper.dev", a stable reason) and, for bad input,
-    google.rpc.BadRequest with the field.
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     @_abc_1.abstractmethod
@@ -111,10 +114,11 @@ class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_signing_pb2.SignResponse, _abc.Awaitable[_signing_pb2.SignResponse]]:
         """Signs one digest, message or DSSE payload.
         Errors: INVALID_ARGUMENT (INVALID_FIELD; DIGEST_MISMATCH for a digest that does not fit the key's algorithm;
-        CHECKSUM_MISMATCH; DIGEST_NOT_SUPPORTED where the algorithm signs messages only), NOT_FOUND (KEY_NOT_FOUND),
-        FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE), ALREADY_EXISTS (REQUEST_ID_REUSED), PERMISSION_DENIED,
-        RESOURCE_EXHAUSTED (OVERLOADED, STORAGE_FULL), UNAVAILABLE (PROVIDER_UNAVAILABLE, LOG_UNAVAILABLE,
-        CLOCK_WENT_BACK).
+        CHECKSUM_MISMATCH; DIGEST_NOT_SUPPORTED where the algorithm signs messages only; PAYLOAD_INVALID; ENTRY_TOO_LARGE),
+        NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE, ANSWER_LOST),
+        ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (OVERLOADED, LOG_OVERLOADED, STORAGE_FULL), UNAVAILABLE
+        (UNAVAILABLE, PROVIDER_UNAVAILABLE, PROVIDER_ERROR, PROVIDER_KEY_NOT_FOUND, PROVIDER_MISCONFIGURED, PIN_REFUSED,
+        SIGNATURE_SELF_CHECK_FAILED, LOG_UNAVAILABLE, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
         """
 
     @_abc_1.abstractmethod
@@ -124,7 +128,7 @@ class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_signing_pb2.SignBatchResponse, _abc.Awaitable[_signing_pb2.SignBatchResponse]]:
         """Signs 1 to 1,000 contents with one key: all of them or, on any error, none.
-        Errors: as Sign; field violations name the item, for example "items[3].digest.value".
+        Errors: those of Sign; field violations name the item, for example "items[3].digest.value".
         """
 
     @_abc_1.abstractmethod
@@ -134,7 +138,8 @@ class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_signing_pb2.VerifyResponse, _abc.Awaitable[_signing_pb2.VerifyResponse]]:
         """Verifies a bundle against this gateway's trust root, as the client's offline verification does.
-        A bundle that does not verify is an answer (verified = false), not an error.
+        A bundle that does not verify, or is none, is an answer (verified = false), not an error.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, CHECKSUM_MISMATCH).
         """
 
     @_abc_1.abstractmethod
@@ -144,7 +149,8 @@ class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_signing_pb2.GetPublicKeyResponse, _abc.Awaitable[_signing_pb2.GetPublicKeyResponse]]:
         """Gives the public key of a key's ACTIVE version or of a named version.
-        Errors: NOT_FOUND, FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), FAILED_PRECONDITION
+        (KEY_VERSION_NOT_ACTIVE).
         """
 
 def add_SigningServiceServicer_to_server(servicer: SigningServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

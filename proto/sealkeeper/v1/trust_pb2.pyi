@@ -24,7 +24,7 @@ class GetTrustRootRequest(_message.Message):
 
     PARENT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """tenants/{tenant}."""
+    """tenants/{tenant}: the caller's."""
     def __init__(
         self,
         *,

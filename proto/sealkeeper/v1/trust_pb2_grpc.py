@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class TrustServiceStub:
     """Gives the trust root.
+
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     def __init__(self, channel):
@@ -44,10 +46,13 @@ class TrustServiceStub:
 
 class TrustServiceServicer:
     """Gives the trust root.
+
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     def GetTrustRoot(self, request, context):
         """Gives the trust root of the gateway together with one tenant's public keys.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,6 +76,8 @@ def add_TrustServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class TrustService:
     """Gives the trust root.
+
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
     """
 
     @staticmethod

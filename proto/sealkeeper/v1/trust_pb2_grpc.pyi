@@ -27,25 +27,38 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TrustServiceStub:
-    """Gives the trust root."""
+    """Gives the trust root.
+
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrustServiceAsyncStub: ...
     GetTrustRoot: _grpc.UnaryUnaryMultiCallable[_trust_pb2.GetTrustRootRequest, _trust_pb2.GetTrustRootResponse]
-    """Gives the trust root of the gateway together with one tenant's public keys."""
+    """Gives the trust root of the gateway together with one tenant's public keys.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD).
+    """
 
 @_typing.type_check_only
 class TrustServiceAsyncStub(TrustServiceStub):
-    """Gives the trust root."""
+    """Gives the trust root.
+
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTrustRoot: _aio.UnaryUnaryMultiCallable[_trust_pb2.GetTrustRootRequest, _trust_pb2.GetTrustRootResponse]  # type: ignore[assignment]
-    """Gives the trust root of the gateway together with one tenant's public keys."""
+    """Gives the trust root of the gateway together with one tenant's public keys.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD).
+    """
 
 class TrustServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Gives the trust root."""
+    """Gives the trust root.
+
+    How refusals look, what each reason means, and those that every method can give: resources.proto.
+    """
 
     @_abc_1.abstractmethod
     def GetTrustRoot(
@@ -53,6 +66,8 @@ class TrustServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trust_pb2.GetTrustRootRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trust_pb2.GetTrustRootResponse, _abc.Awaitable[_trust_pb2.GetTrustRootResponse]]:
-        """Gives the trust root of the gateway together with one tenant's public keys."""
+        """Gives the trust root of the gateway together with one tenant's public keys.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD).
+        """
 
 def add_TrustServiceServicer_to_server(servicer: TrustServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -42,6 +42,7 @@ from sealkeeper.v1 import key_pb2, key_pb2_grpc
 _LABEL = re.compile(r"[a-z0-9._-]{1,63}")
 _MAX_LABELS = 32
 _MAX_LABEL = 128
+_MAX_ETAG = 64
 Change: TypeAlias = Callable[[Audit, RequestRow[Key] | None], Awaitable[Key]]
 
 
@@ -193,6 +194,8 @@ def _state_change(request: key_pb2.SetKeyVersionStateRequest) -> StateChange:
     state = State(state_name(request.state, "state"))
     if state in (State.DESTROYED, State.PUBLISHED):
         raise InvalidRequestError.of("state", f"{state} cannot be asked for")
+    if len(request.etag) > _MAX_ETAG:
+        raise InvalidRequestError.of("etag", f"has {len(request.etag)} characters; at most {_MAX_ETAG} are allowed")
     compromise_time = destroy_delay = None
     if request.HasField("compromise_time"):
         if state is not State.COMPROMISED:
