@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,25 @@ async def test_a_whole_log_verifies(tmp_path: Path, size: int) -> None:
     assert not size or told[-1] == (size, size)
 
 
-async def test_a_log_of_three_levels_verifies(tmp_path: Path) -> None:
-    source = await written(tmp_path, [20_000, 40_000, 60_000, 66_000])
-    assert verify_log(source, SIGNER.verifier()).checkpoint.size == 66_000
+@dataclass(frozen=True)
+class Watched:
+    """A log of which it is noted what was read."""
+
+    source: DirectorySource
+    paths: set[str] = field(default_factory=set)
+
+    def read(self, path: str) -> bytes | None:
+        self.paths.add(path)
+        return self.source.read(path)
+
+
+# Published in C2SP tlog-tiles, section "Partial Tiles": what represents a tree of 70,000 entries.
+async def test_a_log_of_three_levels_has_these_tiles_and_verifies(tmp_path: Path) -> None:
+    source = Watched(await written(tmp_path, [20_000, 40_000, 60_000, 70_000]))
+    assert verify_log(source, SIGNER.verifier()).checkpoint.size == 70_000
+    tiles = {tile_path("0", number) for number in range(273)} | {tile_path("0", 273, 112)}
+    upper = {tile_path("1", 0), tile_path("1", 1, 17), tile_path("2", 0, 1)}
+    assert {path for path in source.paths if not path.startswith("tile/entries/")} == {"checkpoint"} | tiles | upper
 
 
 def spoil(path: Path, place: int) -> None:
