@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,23 @@ async def test_many_messages_of_the_largest_size_are_signed_at_the_same_time(hou
         await house.ask(gateway, "custodian", lambda client: client.create_key(PARENT, "big", "PKIX_ED25519"))
         signatures = await asyncio.gather(*(house.ask(gateway, "ci", sign) for _ in range(10)))
     assert len({one.log_index for one in signatures}) == 10
+
+
+async def test_a_refusal_is_recorded_with_what_was_asked_for(house: House) -> None:
+    def sign(client: Client) -> Any:
+        return client.sign(f"{PARENT}/keys/none", digest_content("SHA2_256", b"\x01" * 32, "release.tar"))
+
+    def verify_nonsense(client: Client) -> Any:
+        return client.verify(b"{}", KEY, digest=("SHA2_256", b"\x02" * 32))
+
+    async with house.running() as gateway:
+        await house.create_key(gateway)
+        with pytest.raises(ClientError):
+            await house.ask(gateway, "ci", sign)
+        await house.ask(gateway, "ci", verify_nonsense)
+        records = await house.ask(gateway, "admin", audit_records)
+    found = {one["method"]: one["details"] for one in records}
+    refused, verified = found["SigningService/Sign"], found["SigningService/Verify"]
+    assert refused["asked"] == {"count": 1, "kinds": ["digest"], "digests": ["01" * 32], "artifacts": ["release.tar"]}
+    assert (verified["digest"], verified["verified"]) == ("02" * 32, False)
+    assert verified["bundle"] == sha256(b"{}").hexdigest()

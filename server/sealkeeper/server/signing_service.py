@@ -8,6 +8,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 from cryptography.hazmat.primitives import serialization
@@ -15,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from sealkeeper.server.authorization import Action
 from sealkeeper.server.calls import Call, current_call
 from sealkeeper.server.clock import SteadyClock
-from sealkeeper.server.errors import FieldViolation, InvalidRequestError
+from sealkeeper.server.errors import FieldViolation, InvalidRequestError, OverloadedError
 from sealkeeper.server.idempotency import RequestId, RequestLedger
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.resources import (
@@ -38,13 +41,15 @@ from sealkeeper.server.signing import (
 from sealkeeper.server.translation import algorithm_value, crc32c, hash_name
 from sealkeeper.server.trust import Trust
 from sealkeeper.v1 import resources_pb2, signing_pb2, signing_pb2_grpc
-from sealkeeper.verify import Artifact, Policy, verify
+from sealkeeper.verify import Artifact, Policy, TrustRoot, VerificationResult, verify
 from sealkeeper.verify.bundle import MAX_BUNDLE
 
 _DIGEST_LENGTHS = {"SHA2_256": 32, "SHA2_384": 48, "SHA2_512": 64}
 _PAYLOAD_TYPE = re.compile(r"[\x20-\x7e]{1,256}")
 _MATERIALS = {0: Material.PUBLIC_KEY, 1: Material.PUBLIC_KEY, 2: Material.CERTIFICATE}
 _MAX_NAME = 512
+_MAX_VERIFYING = 64
+_MAX_TOLD = 20
 
 
 class SigningService(signing_pb2_grpc.SigningServiceServicer):
@@ -64,9 +69,29 @@ class SigningService(signing_pb2_grpc.SigningServiceServicer):
         self._ledger = ledger
         self._trust = trust
         self._clock = clock
+        # In threads of its own: what somebody else's bundle takes is taken from no signature.
+        self._verifiers = ThreadPoolExecutor(2, "sealkeeper-verify")
+        self._verifying = 0
 
     async def Sign(self, request: signing_pb2.SignRequest, context: Any) -> signing_pb2.SignResponse:  # noqa: N802
         """Sign one content."""
+        try:
+            return await self._sign_one(request)
+        except Exception:
+            current_call().details["asked"] = _asked([request.content])
+            raise
+
+    async def SignBatch(  # noqa: N802
+        self, request: signing_pb2.SignBatchRequest, context: Any
+    ) -> signing_pb2.SignBatchResponse:
+        """Sign up to 1,000 contents, all or none."""
+        try:
+            return await self._sign_all(request)
+        except Exception:
+            current_call().details["asked"] = _asked(request.items)
+            raise
+
+    async def _sign_one(self, request: signing_pb2.SignRequest) -> signing_pb2.SignResponse:
         call, name = _authorized_to_sign(request.key)
         call.use_request_id(request.request_id)
         contents = [_content(request.content, "content")]
@@ -75,10 +100,7 @@ class SigningService(signing_pb2_grpc.SigningServiceServicer):
             signature=_signature(signed.signatures[0], request.content), key_version=signed.key_version
         )
 
-    async def SignBatch(  # noqa: N802
-        self, request: signing_pb2.SignBatchRequest, context: Any
-    ) -> signing_pb2.SignBatchResponse:
-        """Sign up to 1,000 contents, all or none."""
+    async def _sign_all(self, request: signing_pb2.SignBatchRequest) -> signing_pb2.SignBatchResponse:
         call, name = _authorized_to_sign(request.key)
         call.use_request_id(request.request_id)
         contents = _contents(request.items)
@@ -116,12 +138,31 @@ class SigningService(signing_pb2_grpc.SigningServiceServicer):
             raise InvalidRequestError.of("bundle", f"has {len(request.bundle)} bytes; at most {MAX_BUNDLE} are allowed")
         artifact = _artifact(request)
         trust, policy = await self._trust.root(principal.tenant), Policy(key=str(name))
-        result = await asyncio.to_thread(verify, request.bundle, artifact, trust, policy)
-        current_call().details["verified"] = result.verified
+        details = current_call().details
+        if request.WhichOneof("artifact") == "digest":
+            details["digest"] = request.digest.value.hex()
+        result, details["bundle"] = await self._verify(request.bundle, artifact, trust, policy)
+        details["verified"] = result.verified
         steps = [
             signing_pb2.VerificationStep(name=one.name, passed=one.passed, detail=one.detail) for one in result.steps
         ]
         return signing_pb2.VerifyResponse(verified=result.verified, steps=steps)
+
+    async def _verify(
+        self, bundle: bytes, artifact: Artifact | None, trust: TrustRoot, policy: Policy
+    ) -> tuple[VerificationResult, str]:
+        """Verify a bundle, and give its SHA-256 for the record."""
+
+        def work() -> tuple[VerificationResult, str]:
+            return verify(bundle, artifact, trust, policy), sha256(bundle).hexdigest()
+
+        if self._verifying >= _MAX_VERIFYING:
+            raise OverloadedError("too many bundles are being verified", retry_after=timedelta(milliseconds=200))
+        self._verifying += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._verifiers, work)
+        finally:
+            self._verifying -= 1
 
     async def GetPublicKey(  # noqa: N802
         self, request: signing_pb2.GetPublicKeyRequest, context: Any
@@ -142,6 +183,15 @@ class SigningService(signing_pb2_grpc.SigningServiceServicer):
             pem_crc32c=crc32c(pem.encode()),
             hint=version.hint,
         )
+
+
+def _asked(items: Sequence[signing_pb2.SignContent]) -> dict[str, Any]:
+    """What was to be signed, for the audit record of a refusal: digests and names as they came, but bounded."""
+    digests = [one.digest.value[:64].hex() for one in items[:_MAX_TOLD] if one.WhichOneof("content") == "digest"]
+    names = [one.artifact_name[:_MAX_NAME] for one in items[:_MAX_TOLD] if one.artifact_name]
+    kinds = sorted({one.WhichOneof("content") or "nothing" for one in items[:MAX_ITEMS]})
+    asked = {"count": len(items), "kinds": kinds, "digests": digests, "artifacts": names}
+    return {name: value for name, value in asked.items() if value}
 
 
 def _authorized_to_sign(key: str) -> tuple[Call, KeyName | KeyVersionName]:
