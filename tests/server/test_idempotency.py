@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, select
 
 from sealkeeper.server.clock import SteadyClock
-from sealkeeper.server.errors import AlreadyExistsError
+from sealkeeper.server.errors import AlreadyExistsError, OverloadedError
 from sealkeeper.server.idempotency import LIFETIME, RequestId, RequestLedger
 from sealkeeper.server.identity import Principal, Role
 from sealkeeper.server.store.database import Database, open_database
@@ -172,3 +172,16 @@ async def test_too_many_ids_are_asked_for_in_the_database(house: House, monkeypa
     monkeypatch.setattr("sealkeeper.server.idempotency._MAX_KNOWN", 5)
     answers = [await house.once(request(str(number))) for number in range(12)]
     assert [await house.once(request(str(number))) for number in range(12)] == answers
+
+
+async def test_answers_that_the_database_does_not_take_are_bounded_and_kept(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealkeeper.server.idempotency._MAX_ROWS_BYTES", 20)
+    for number in range(3):
+        await house.once(request(str(number)))
+    with pytest.raises(OverloadedError):
+        await house.once(request("3"))
+    await house.ledger.flush()
+    assert await house.once(request("3")) == "answer 4"
+    assert [await house.once(request(str(number))) for number in range(3)] == ["answer 1", "answer 2", "answer 3"]

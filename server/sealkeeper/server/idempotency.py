@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import Connection, delete, select
 
 from sealkeeper.server.clock import SteadyClock
-from sealkeeper.server.errors import AlreadyExistsError, SealkeeperError
+from sealkeeper.server.errors import AlreadyExistsError, OverloadedError, SealkeeperError
 from sealkeeper.server.identity import Principal
 from sealkeeper.server.store.database import Database
 from sealkeeper.server.store.schema import marks, requests
@@ -34,6 +34,7 @@ _INTERVAL = 0.1
 _MARK_EVERY = 300
 _PRUNE_EVERY = 3000
 _MAX_KNOWN = 1_000_000
+_MAX_ROWS_BYTES = 256 * 1024 * 1024
 _AUDITED = "audit"
 _SETTLED = timedelta(seconds=10)
 
@@ -133,7 +134,9 @@ class RequestLedger:
         self._running: dict[bytes, _Running] = {}
         self._known = _KnownIds()
         self._recovered: dict[bytes, dict[str, Any]] = {}
+        # What waits for the database; bytes of its answers.
         self._rows: list[dict[str, Any]] = []
+        self._rows_bytes = 0
         self._sizes: list[tuple[datetime, int]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -158,6 +161,8 @@ class RequestLedger:
         """
         running = self._running.get(request.id)
         if running is None:
+            if self._rows_bytes > _MAX_ROWS_BYTES:
+                raise OverloadedError("the metadata database does not keep up", retry_after=timedelta(seconds=1))
             task = asyncio.create_task(self._answer(request, work, replay, encode))
             running = self._running[request.id] = _Running(request.fingerprint, task)
             task.add_done_callback(lambda done: self._finished(request.id, done))
@@ -181,7 +186,9 @@ class RequestLedger:
         result = await work()
         self._known.add(request.id, now)
         if encode is not None:
-            self._rows.append(RequestRow(request, now, encode).filled(result))
+            row = RequestRow(request, now, encode).filled(result)
+            self._rows.append(row)
+            self._rows_bytes += len(row["answer"])
         return result
 
     def row(self, request: RequestId, encode: Callable[[T], bytes]) -> RequestRow[T]:
@@ -248,10 +255,12 @@ class RequestLedger:
         for id_, row in self._recovered.items():
             self._known.add(id_, row["create_time"])
             self._rows.append(row)
+            self._rows_bytes += len(row["answer"])
         self._recovered = {}
         self._task = asyncio.create_task(self._write(), name="request-ledger")
 
     async def _write(self) -> None:
+        failing = False
         for number in itertools.count(1):
             await asyncio.sleep(_INTERVAL)
             try:
@@ -259,7 +268,14 @@ class RequestLedger:
                 if number % _PRUNE_EVERY == 0:
                     await self._prune()
             except SealkeeperError as error:
-                _log.error("answers to requests wait for the database: %s", error)
+                # Said once, and not ten times a second.
+                if not failing:
+                    _log.error("answers to requests wait for the database: %s", error)
+                failing = True
+            else:
+                if failing:
+                    _log.warning("answers to requests reach the database again")
+                failing = False
 
     async def _prune(self) -> None:
         oldest = self._clock.at_least_latest() - LIFETIME
@@ -297,6 +313,7 @@ class RequestLedger:
         except BaseException:
             self._rows = rows + self._rows
             raise
+        self._rows_bytes -= sum(len(row["answer"]) for row in rows)
 
     def _settled(self, now: datetime) -> int:
         # Requests that were logged this long ago have handed in their rows.
