@@ -1,4 +1,4 @@
-"""What the server adds to the command line: ``sealkeeper init`` and ``sealkeeper serve``.
+"""What the server adds to the command line: ``sealkeeper init``, ``sealkeeper serve`` and ``sealkeeper issue``.
 
 The client finds these functions by name; it turns the errors that they raise into exit codes.
 """
@@ -13,12 +13,14 @@ import os
 import resource
 import signal
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sealkeeper.server.errors import ConfigurationError
+from sealkeeper.server.identity import Role
 
 if TYPE_CHECKING:
     from sealkeeper.server.settings import Settings
@@ -45,6 +47,10 @@ def init(
     listen: Annotated[str, typer.Option(help="Address of the gRPC port.")] = "127.0.0.1:8443",
     http_listen: Annotated[str, typer.Option(help="Address of the public logs over HTTP.")] = "127.0.0.1:8080",
     metrics_listen: Annotated[str, typer.Option(help="Address of the Prometheus endpoint.")] = "127.0.0.1:9464",
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name or address that callers reach the gateway by; may be repeated."),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Make a gateway's folder: settings, its own keys, a local CA and certificates for each role."""
@@ -60,6 +66,7 @@ def init(
         listen,
         http_listen,
         metrics_listen,
+        tuple(host or ()),
     )
 
     def tell(text: str) -> None:
@@ -93,6 +100,44 @@ def serve(
     from sealkeeper.server.settings import SETTINGS_FILE, load_settings
 
     uvloop.run(_serve(load_settings(settings / SETTINGS_FILE if settings.is_dir() else settings)))
+
+
+def issue(
+    directory: Annotated[Path, typer.Argument(help="The gateway's folder, as sealkeeper init made it.")],
+    role: Annotated[Role | None, typer.Option(help="What the caller may do.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="The caller's tenant. [default: the only one]")] = None,
+    name: Annotated[str | None, typer.Option(help="Tells callers apart in audit records, for example build-7.")] = None,
+    server: Annotated[
+        bool, typer.Option("--server", help="Renew the certificate of the gateway's port instead.")
+    ] = False,
+    host: Annotated[
+        list[str] | None, typer.Option(help="With --server: a further name or address; may be repeated.")
+    ] = None,
+    days: Annotated[int, typer.Option(help="How long it is valid.", min=1, max=3650)] = 365,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make for the caller. [default: one in DIRECTORY/clients]")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Issue a certificate for a caller, or renew the gateway's own, with the local CA that sealkeeper init made."""
+    from sealkeeper.server.issuing import Caller, issue_caller, renew_server
+
+    now, lifetime = datetime.now(UTC), timedelta(days=days)
+    if server:
+        if role is not None or tenant is not None or name is not None or out is not None:
+            raise ConfigurationError("--server: --role, --tenant, --name and --out are for callers")
+        made = renew_server(directory, host or (), lifetime, now)
+        next_step = "start the gateway again"
+    else:
+        if role is None or name is None or host:
+            raise ConfigurationError("--role and --name are needed, without --host; or --server alone")
+        made = issue_caller(directory, Caller(role, tenant, name), lifetime, out, now)
+        next_step = f"carry {made.parent} to the caller, then: sealkeeper --config {made.name} doctor"
+    if json_output:
+        print(json.dumps({"made": str(made), "notAfter": (now + lifetime).isoformat(timespec="seconds")}))  # noqa: T201
+        return
+    print(f"made {made}, valid until {now + lifetime:%Y-%m-%d}")  # noqa: T201
+    print(f"next: {next_step}")  # noqa: T201
 
 
 async def _serve(settings: Settings) -> None:

@@ -12,32 +12,27 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sealkeeper.hsm import open_provider
 from sealkeeper.server.authorities import create_authorities, save_authorities
 from sealkeeper.server.errors import ConfigurationError
-from sealkeeper.server.files import write_file
+from sealkeeper.server.files import unusable, write_file
 from sealkeeper.server.gateway import AUTHORITIES_FILE
 from sealkeeper.server.identity import Role, spiffe_id
+from sealkeeper.server.local_ca import CA_FILE, CA_KEY_FILE, CERTIFICATE_LIFETIME, LocalCa, host_names
 from sealkeeper.server.log import AUDIT
-from sealkeeper.server.settings import SETTINGS_FILE, Settings, host_of, load_settings
-from sealkeeper.server.x509_signing import key_usage
+from sealkeeper.server.settings import SETTINGS_FILE, Settings, endpoint_of, host_of, load_settings
 
-CERTIFICATE_LIFETIME = timedelta(days=365)
-CA_LIFETIME = timedelta(days=3650)
 PROVIDER = "main"
+_FOLDERS = ("tls", "clients", "secrets", "state")
+_MADE = (*_FOLDERS, "keys", SETTINGS_FILE, "audit.vkey")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +48,7 @@ class Plan:
         listen: of the gRPC port.
         http_listen: of the logs' HTTP port.
         metrics_listen: of the Prometheus port.
+        hosts: further host names and IP addresses that callers reach the gateway by.
     """
 
     directory: Path
@@ -63,38 +59,63 @@ class Plan:
     listen: str = "127.0.0.1:8443"
     http_listen: str = "127.0.0.1:8080"
     metrics_listen: str = "127.0.0.1:9464"
+    hosts: Sequence[str] = ()
 
 
 async def initialise(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Settings:
-    """Make the folder; where that fails, nothing of it is left.
+    """Make the folder; where that fails, nothing of it is left. A folder that was there keeps its owner and mode.
 
     Args:
         plan: what to make.
         tell: told of each step.
 
     Raises:
-        ConfigurationError: the folder is in use, or a value of the plan is wrong.
+        ConfigurationError: the folder is in use or cannot be written, or a value of the plan is wrong.
         ProviderError: the provider cannot be opened or cannot make the keys.
-        OSError: the folder cannot be written.
     """
     directory = plan.directory.absolute()
-    if directory.exists() and any(directory.iterdir()):
-        raise ConfigurationError(
-            f"{directory} is not empty", next_step="name a new folder; a gateway's folder is made once"
-        )
-    existed = directory.exists()
     try:
-        return await _make(plan, directory, tell)
+        with _claimed(directory):
+            return await _make(plan, directory, tell)
+    except OSError as error:
+        raise unusable(error, directory) from error
+
+
+@contextmanager
+def _claimed(directory: Path) -> Iterator[None]:
+    """A folder that is empty and ours; on failure what was made in it goes, and itself where it was not there."""
+    made: list[Path] = []
+    if directory.is_symlink() or directory.exists():
+        if not directory.is_dir():
+            raise ConfigurationError(f"{directory} is not a folder", next_step="name a new folder")
+        if any(directory.iterdir()):
+            raise ConfigurationError(
+                f"{directory} is not empty", next_step="name a new folder; a gateway's folder is made once"
+            )
+    else:
+        made = [one for one in (directory, *directory.parents) if not one.exists()]
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield
     except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        if existed:
-            directory.mkdir(mode=0o700)
+        # By name: what somebody else put there meanwhile is not ours to remove.
+        for name in _MADE:
+            _remove(directory / name)
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
         raise
 
 
+def _remove(path: Path) -> None:
+    # The error that brought us here is the one to tell, whatever goes wrong now.
+    with suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 async def _make(plan: Plan, directory: Path, tell: Callable[[str], None]) -> Settings:
-    for name in ("", "tls", "clients", "secrets", "state"):
-        (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in _FOLDERS:
+        (directory / name).mkdir(mode=0o700)
     uri = plan.provider_uri or _sealed_files(directory)
     write_file(directory / SETTINGS_FILE, _settings(plan, uri).encode(), replace=False)
     settings = load_settings(directory / SETTINGS_FILE)
@@ -164,83 +185,47 @@ def _quoted(text: str) -> str:
 
 
 def _make_certificates(plan: Plan, directory: Path, now: datetime) -> None:
-    start = now - timedelta(minutes=5)
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{plan.domain} callers")])
-    ca = (
-        x509.CertificateBuilder()
-        .subject_name(ca_name)
-        .issuer_name(ca_name)
-        .public_key(ca_key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(now + CA_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(key_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    tls = directory / "tls"
-    _write_pair(tls / "ca.pem", tls / "ca.key", ca, ca_key)
-    names = _server_names(plan)
-    issue = _Issuer(ca, ca_key, start, now + CERTIFICATE_LIFETIME)
-    issue.pair(tls / "server.pem", tls / "server.key", names, ExtendedKeyUsageOID.SERVER_AUTH)
+    ca = LocalCa.create(plan.domain, now)
+    ca.pair.write(directory / CA_FILE, directory / CA_KEY_FILE)
+    names = host_names(server_hosts(plan.domain, plan.listen, plan.hosts))
+    server = ca.issue_server(names, now, CERTIFICATE_LIFETIME)
+    server.write(directory / "tls" / "server.pem", directory / "tls" / "server.key")
     for role in Role:
         folder = directory / "clients" / role
         folder.mkdir(mode=0o700)
-        uri = x509.UniformResourceIdentifier(spiffe_id(plan.domain, plan.tenant, role, "local"))
-        issue.pair(folder / "cert.pem", folder / "key.pem", [uri], ExtendedKeyUsageOID.CLIENT_AUTH)
-        client = (
-            f"# How a caller of the role {role} connects: sealkeeper --config clients/{role}.toml …\n"
-            f"endpoint = {_quoted(plan.listen)}\n"
-            'ca = "../tls/ca.pem"\n'
-            f'certificate = "{role}/cert.pem"\n'
-            f'key = "{role}/key.pem"\n'
-            f"tenant = {_quoted(plan.tenant)}\n"
+        caller = ca.issue_client(spiffe_id(plan.domain, plan.tenant, role, "local"), now, CERTIFICATE_LIFETIME)
+        caller.write(folder / "cert.pem", folder / "key.pem")
+        client = client_settings(
+            f"clients/{role}.toml",
+            role,
+            endpoint_of(plan.listen, plan.domain),
+            plan.tenant,
+            ("../tls/ca.pem", f"{role}/cert.pem", f"{role}/key.pem"),
         )
-        write_file(directory / "clients" / f"{role}.toml", client.encode())
+        write_file(directory / "clients" / f"{role}.toml", client)
 
 
-def _server_names(plan: Plan) -> list[x509.GeneralName]:
-    hosts = dict.fromkeys([plan.domain, host_of(plan.listen).strip("[]"), "localhost", "127.0.0.1", "::1"])
-    names: list[x509.GeneralName] = []
-    for host in hosts:
-        try:
-            names.append(x509.IPAddress(ipaddress.ip_address(host)))
-        except ValueError:
-            names.append(x509.DNSName(host))
-    return names
+def server_hosts(domain: str, listen: str, hosts: Sequence[str]) -> list[str]:
+    """What a gateway's certificate is for: its domain, where it listens, this machine, and what else was asked for."""
+    return [domain, host_of(listen), "localhost", "127.0.0.1", "::1", *hosts]
 
 
-@dataclass(frozen=True, slots=True)
-class _Issuer:
-    ca: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-    start: datetime
-    end: datetime
+def client_settings(name: str, role: Role, endpoint: str, tenant: str, files: tuple[str, str, str]) -> bytes:
+    """A caller's settings, TOML.
 
-    def pair(self, certificate: Path, key: Path, names: list[x509.GeneralName], usage: x509.ObjectIdentifier) -> None:
-        private = ec.generate_private_key(ec.SECP256R1())
-        issued = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
-            .issuer_name(self.ca.subject)
-            .public_key(private.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(self.start)
-            .not_valid_after(self.end)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .add_extension(x509.SubjectAlternativeName(names), critical=True)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
-            .sign(self.key, hashes.SHA256())
-        )
-        _write_pair(certificate, key, issued, private)
-
-
-def _write_pair(certificate: Path, key: Path, issued: x509.Certificate, private: ec.EllipticCurvePrivateKey) -> None:
-    pem = serialization.Encoding.PEM
-    write_file(certificate, issued.public_bytes(pem), mode=0o644)
-    unencrypted = serialization.NoEncryption()
-    write_file(key, private.private_bytes(pem, serialization.PrivateFormat.PKCS8, unencrypted))
+    Args:
+        name: of the file, for its first line.
+        role: the caller's.
+        endpoint: ``host:port`` of the gateway.
+        tenant: the caller's.
+        files: PEM files of the CA, the caller's certificate, its key; relative to this file.
+    """
+    ca, certificate, key = files
+    return (
+        f"# How a caller of the role {role} connects: sealkeeper --config {name} …\n"
+        f"endpoint = {_quoted(endpoint)}\n"
+        f"ca = {_quoted(ca)}\n"
+        f"certificate = {_quoted(certificate)}\n"
+        f"key = {_quoted(key)}\n"
+        f"tenant = {_quoted(tenant)}\n"
+    ).encode()

@@ -107,6 +107,11 @@ class LocalCa:
             )
         return cls(Pair(certificate, key))
 
+    @property
+    def pem(self) -> bytes:
+        """Its certificate."""
+        return self.pair.certificate.public_bytes(serialization.Encoding.PEM)
+
     def issue_server(self, names: Sequence[x509.GeneralName], now: datetime, lifetime: timedelta) -> Pair:
         """For the gateway's port, under these names.
 
