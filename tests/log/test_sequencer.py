@@ -4,7 +4,8 @@ import asyncio
 import errno
 import os
 import shutil
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import combinations
 from pathlib import Path
@@ -29,8 +30,10 @@ from sealkeeper.server.log import (
     Sequencer,
     Submission,
     open_logs,
+    publisher,
     sequencer,
 )
+from sealkeeper.server.log.journal import Journal
 from sealkeeper.verify.merkle import EMPTY_ROOT, leaf_hash, verify_consistency, verify_inclusion
 from sealkeeper.verify.note import Checkpoint, parse_checkpoint, parse_signed_note
 from tests.log.signer import Signer, signers
@@ -327,3 +330,192 @@ async def test_a_closed_log_takes_nothing_more(tmp_path: Path) -> None:
         with pytest.raises(LogUnavailableError):
             await logs.submit(Submission(transparency=[b"late"]))
         await logs.close()
+
+
+async def test_a_submission_of_too_many_entries_or_bytes_is_refused_before_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequencer, "MAX_SUBMISSION_ENTRIES", 10)
+    monkeypatch.setattr(sequencer, "MAX_SUBMISSION_BYTES", 1000)
+    refused = (
+        Submission(transparency=[b"x"] * 11),
+        Submission(transparency=[b"x"] * 4, ct=[b"x"] * 4, audit=[b"x"] * 3),
+        Submission(transparency=[bytes(600)], audit=[bytes(401)]),
+    )
+    late = (
+        Submission(transparency=[b"x"] * 5, audit=lambda _: [b"x"] * 6),
+        Submission(transparency=[bytes(600)], audit=lambda _: [bytes(401)]),
+    )
+    async with opened(tmp_path) as logs:
+        for one in refused:
+            answer = logs.submit(one)
+            assert isinstance(answer.exception(), LogOverloadedError)
+        good = Submission(transparency=[b"x"] * 5 + [bytes(500)], ct=[b"x"], audit=[b"x"] * 3)
+        results = await asyncio.gather(*map(logs.submit, (*late, good)), return_exceptions=True)
+        assert [type(one) for one in results] == [LogOverloadedError, LogOverloadedError, Receipt]
+        assert logs.tree_sizes == {TRANSPARENCY: 6, CT: 1, AUDIT: 3}
+
+
+async def test_what_waits_is_bounded_in_bytes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequencer, "MAX_PENDING_BYTES", 1000)
+    async with opened(tmp_path) as logs:
+        for _ in range(2):
+            results = await asyncio.gather(
+                *(logs.submit(Submission(transparency=[bytes(250)], audit=[bytes(150)])) for _ in range(5)),
+                return_exceptions=True,
+            )
+            assert [type(one) for one in results] == [Receipt] * 3 + [LogOverloadedError] * 2
+
+
+async def test_an_audit_record_that_is_too_long_is_refused_like_any_entry(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        with pytest.raises(EntryTooLargeError):
+            await logs.submit(Submission(audit=[bytes(65_536)]))
+        await logs.submit(Submission(audit=[bytes(65_535)]))
+
+
+async def test_while_entries_cannot_be_published_those_kept_in_memory_are_bounded_in_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequencer, "MAX_UNPUBLISHED_BYTES", 10_000)
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def submit_many(logs: Sequencer) -> None:
+        for number in range(100):
+            await logs.submit(Submission(transparency=[body(number)]))
+
+    async with opened(tmp_path) as logs:
+        with monkeypatch.context() as patched:
+            patched.setattr(publisher, "_write", fails)
+            with pytest.raises(LogStorageFullError):
+                await submit_many(logs)
+            size = logs.log(TRANSPARENCY).tree_size
+            assert 30 <= size <= 35
+        await logs.published(TRANSPARENCY, size)
+        await logs.submit(Submission(transparency=[b"more"]))
+
+
+async def test_entries_that_pile_up_while_checkpoints_cannot_be_signed_are_covered_when_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequencer, "MAX_UNPUBLISHED", 3)
+    keys = signers()
+    async with opened(tmp_path, keys) as logs:
+        keys[TRANSPARENCY].failing = True
+        for _ in range(4):
+            with pytest.raises(LogUnavailableError):
+                await logs.submit(Submission(transparency=[b"x"]))
+        keys[TRANSPARENCY].failing = False
+        with pytest.raises(LogUnavailableError):
+            await logs.submit(Submission(transparency=[b"x"]))
+        await logs.published(TRANSPARENCY, 4)
+        receipt = await logs.submit(Submission(transparency=[b"more"]))
+        assert receipt.transparency[0].index == 4
+
+
+@pytest.mark.parametrize("where", ["leaf_hash", "encode_payload", "_proofs", "append", "Receipt"])
+async def test_an_unexpected_error_in_a_cycle_breaks_the_log_and_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    class SurpriseError(Exception):
+        """Comes from nowhere."""
+
+    def fails(*_: object) -> None:
+        raise SurpriseError("secret")
+
+    async with opened(tmp_path) as logs:
+        checked(await logs.submit(Submission(transparency=[b"before"])), [b"before"])
+        assert not logs.broken
+        with monkeypatch.context() as patched:
+            patched.setattr(sequencer, "_MAX_CYCLE_ENTRIES", 2)
+            patched.setattr(Journal if where == "append" else sequencer, where, fails)
+            waiting = [logs.submit(Submission(transparency=[b"%d" % number])) for number in range(5)]
+            results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+        assert [type(one) for one in results] == [LogBrokenError] * 5
+        assert logs.broken
+        assert logs.pending_entries == 0
+        with pytest.raises(LogBrokenError):
+            await logs.submit(Submission(transparency=[b"later"]))
+        assert "SurpriseError" in caplog.text
+        assert "secret" not in caplog.text
+    async with opened(tmp_path) as logs:
+        assert (await entries(logs, TRANSPARENCY))[0] == b"before"
+        checked(await logs.submit(Submission(transparency=[b"again"])), [b"again"])
+
+
+async def test_whoever_is_told_of_cycles_does_no_harm_by_failing(tmp_path: Path) -> None:
+    def fails(_: CycleStats) -> None:
+        raise ValueError("no telemetry")
+
+    async with opened(tmp_path) as logs:
+        logs.on_cycle = fails
+        for number in range(3):
+            checked(await logs.submit(Submission(transparency=[body(number)])), [body(number)])
+        assert not logs.broken
+
+
+async def test_the_publisher_survives_an_unexpected_error_and_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, failed = publisher._write, list[int]()
+
+    def fails_once(snapshots: Sequence[object]) -> None:
+        if not failed:
+            failed.append(1)
+            raise ZeroDivisionError("secret")
+        write(snapshots)  # type: ignore[arg-type]
+
+    async with opened(tmp_path) as logs:
+        monkeypatch.setattr(publisher, "_write", fails_once)
+        await logs.submit(Submission(transparency=[b"x"]))
+        await asyncio.wait_for(logs.published(TRANSPARENCY, 1), 10)
+        assert failed
+        assert "ZeroDivisionError" in caplog.text
+        assert "secret" not in caplog.text
+
+
+async def test_tiles_that_the_disk_did_not_make_durable_break_the_log_and_are_written_anew_from_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: list[bytes] = []
+
+    async def submit_many(logs: Sequencer) -> None:
+        for number in range(1000):
+            checked(await logs.submit(Submission(transparency=[body(number)])), [body(number)])
+            answered.append(body(number))
+
+    async with opened(tmp_path) as logs:
+        with monkeypatch.context() as patched:
+            patched.setattr(publisher, "_syncfs", lambda _: errno.EIO)
+            with pytest.raises(LogBrokenError, match="durable"):
+                await submit_many(logs)
+            assert logs.broken
+    # What the disk did not keep.
+    for name in LOG_NAMES:
+        shutil.rmtree(tmp_path / name / "tile", ignore_errors=True)
+        (tmp_path / name / "checkpoint").write_bytes(b"")
+    async with opened(tmp_path) as logs:
+        assert (await entries(logs, TRANSPARENCY))[: len(answered)] == answered
+
+
+async def test_closing_waits_for_a_publication_that_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, begun, another = publisher._write, threading.Event(), threading.Event()
+    beside: list[bool] = []
+
+    def slow(snapshots: Sequence[object]) -> None:
+        if begun.is_set():
+            another.set()
+        else:
+            begun.set()
+            beside.append(another.wait(0.2))
+        write(snapshots)  # type: ignore[arg-type]
+
+    async with opened(tmp_path) as logs:
+        monkeypatch.setattr(publisher, "_write", slow)
+        await logs.submit(Submission(transparency=[b"x"]))
+        await asyncio.to_thread(begun.wait, 10)
+    assert beside == [False]

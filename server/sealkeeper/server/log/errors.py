@@ -10,7 +10,7 @@ class LogError(Exception):
 
 
 class LogOverloadedError(LogError):
-    """Too many entries wait already; later."""
+    """Too much waits already; later. Or one submission is larger than any that is taken."""
 
     reason = "LOG_OVERLOADED"
 
@@ -28,7 +28,10 @@ class LogUnavailableError(LogError):
 
 
 class LogBrokenError(LogUnavailableError):
-    """The disk refused to make something durable. What it holds is unknown until the log has been opened anew."""
+    """The disk refused to make something durable, or the log's own code failed.
+
+    What the disk holds is unknown until the log has been opened anew.
+    """
 
 
 class LogLockedError(LogError):

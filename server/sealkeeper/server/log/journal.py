@@ -26,7 +26,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
-from sealkeeper.server.log.errors import LogCorruptError
+from sealkeeper.server.log.errors import LogBrokenError, LogCorruptError
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 _MAGIC = b"SKJ1"
@@ -209,7 +209,7 @@ def _settle(done: asyncio.Future[None], outcome: Exception | None) -> None:
         done.set_exception(outcome)
 
 
-class DurabilityError(Exception):
+class DurabilityError(LogBrokenError):
     """A write could not be made durable or undone. Asking the kernel again proves nothing: it may forget the fault."""
 
 

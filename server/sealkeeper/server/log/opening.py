@@ -60,6 +60,7 @@ async def open_logs(
     Raises:
         LogLockedError: another process writes these logs.
         LogCorruptError: what lies there is not one history, or belongs to other origins or keys. Nothing was changed.
+        LogBrokenError: the disk did not make something durable.
         OSError: the folder cannot be used.
     """
     await asyncio.to_thread(directory.mkdir, mode=0o755, parents=True, exist_ok=True)

@@ -12,11 +12,11 @@ import ctypes
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sealkeeper.server.log.journal import Journal, remove_segments
+from sealkeeper.server.log.journal import DurabilityError, Journal, remove_segments
 from sealkeeper.server.log.merkle_tree import MerkleTree
 from sealkeeper.server.log.tiles import TILE_WIDTH, TileStore, encode_entry_bundle, tile_path
 
@@ -112,6 +112,7 @@ def write_state(directory: Path, state: State) -> None:
 
     Raises:
         OSError: it could not be written; the one before is still there.
+        DurabilityError: see ``sync_file_system``.
     """
     document = {
         "format": FORMAT,
@@ -135,15 +136,20 @@ def sync_file_system(directory: Path) -> None:
     """Make everything written to the folder's file system durable (syncfs(2)).
 
     Raises:
-        OSError: the disk refused.
+        OSError: the folder cannot be opened.
+        DurabilityError: the disk refused. Another try may succeed although what was written before is lost.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        number = _syncfs(descriptor)
     finally:
         os.close(descriptor)
+    if number:
+        raise DurabilityError(f"the disk did not make the tiles durable: {os.strerror(number)}")
+
+
+def _syncfs(descriptor: int) -> int:
+    return ctypes.get_errno() if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0 else 0
 
 
 class Publisher:
@@ -163,6 +169,10 @@ class Publisher:
         self._interval = interval
         # The newest record that all checkpoints cover; the sequencer moves it on together with the logs' sizes.
         self.sequence = journal.next_sequence - 1
+        # Bytes of entries that came since the log was opened: what all checkpoints cover, which the sequencer moves on
+        # likewise, and what of that is published.
+        self.covered_bytes = 0
+        self.published_bytes = 0
         self._wanted = asyncio.Event()
         self._changed = asyncio.Condition()
         self._publishing = asyncio.Lock()
@@ -172,15 +182,21 @@ class Publisher:
         self._wanted.set()
 
     async def run(self) -> None:
-        """Publish whenever there is something new, until cancelled."""
+        """Publish whenever there is something new, until cancelled.
+
+        Raises:
+            DurabilityError: see ``publish``.
+        """
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             try:
                 await self.publish()
-            except OSError as error:
+            except DurabilityError:
+                raise
+            except Exception as error:  # noqa: BLE001  (readers would wait for ever, and the journal would grow)
                 # Requests do not depend on it, the journal holds everything: tried again with the next interval.
-                _log.error("cannot publish the logs: %s", error.strerror)
+                log_failure(error)
                 self._wanted.set()
             await asyncio.sleep(self._interval)
 
@@ -194,13 +210,16 @@ class Publisher:
 
         Raises:
             OSError: something could not be written; what was published before still stands.
+            DurabilityError: what was published may not outlive a power failure. Only the journal has it for certain, so
+                no publication may follow until the logs have been opened anew.
         """
         async with self._publishing:
-            sequence = self.sequence
+            sequence, covered_bytes = self.sequence, self.covered_bytes
             snapshots = [_snapshot(log) for log in self._logs.values() if everything or log.size > log.published]
-            await asyncio.to_thread(_write, snapshots)
+            await _in_thread(_write, snapshots)
             for snapshot in snapshots:
                 _advance(snapshot)
+            self.published_bytes = covered_bytes
             retired = [segment for segment in self._journal.retired if segment[1] <= sequence]
             if retired or everything:
                 await self._sync(sequence, [path for path, _ in retired])
@@ -215,7 +234,7 @@ class Publisher:
             {log.name: LogState(log.origin, log.key_id.hex(), log.published, log.published_root.hex()) for log in logs},
         )
         full = [(log.tiles, log.synced, log.published) for log in logs]
-        await asyncio.to_thread(self._sync_now, state, full, retired)
+        await _in_thread(self._sync_now, state, full, retired)
         for log in logs:
             log.synced = state.logs[log.name].size
 
@@ -226,6 +245,22 @@ class Publisher:
             _remove_partial_tiles(tiles, before, now)
         if retired:
             remove_segments(retired[0].parent, retired)
+
+
+def log_failure(error: Exception) -> None:
+    """Write a log line about a publication that failed. The text of what was not foreseen may hold anything."""
+    reason = error.strerror if isinstance(error, OSError) else f"unexpected {type(error).__name__}"
+    _log.error("cannot publish the logs: %s", reason)
+
+
+async def _in_thread(work: Callable[..., None], *arguments: object) -> None:
+    """Do work in a thread, to its end also where the caller is cancelled: it must not go on beside the next round."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _snapshot(log: LogTree) -> _Snapshot:

@@ -14,11 +14,13 @@ import asyncio
 import errno
 import logging
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from pathlib import Path
+from typing import NoReturn, Protocol, TypeAlias
 
 import msgspec
 
@@ -33,7 +35,7 @@ from sealkeeper.server.log.errors import (
 from sealkeeper.server.log.journal import DurabilityError, Growth, Journal, JournalWriter, encode_payload
 from sealkeeper.server.log.lock import WriterLock
 from sealkeeper.server.log.merkle_tree import Edge
-from sealkeeper.server.log.publisher import LogTree, Publisher
+from sealkeeper.server.log.publisher import LogTree, Publisher, log_failure
 from sealkeeper.server.log.reader import LogReader
 from sealkeeper.server.log.tiles import MAX_ENTRY
 from sealkeeper.verify.merkle import leaf_hash
@@ -43,10 +45,18 @@ _log = logging.getLogger("sealkeeper.log")
 
 TRANSPARENCY, CT, AUDIT = "transparency", "ct", "audit"
 LOG_NAMES = (TRANSPARENCY, CT, AUDIT)
+MAX_SUBMISSION_ENTRIES = 20_000
+"""Entries of one submission, in all logs together."""
+MAX_SUBMISSION_BYTES = 64 * 1024 * 1024
+"""Bytes of the entries of one submission, in all logs together."""
 MAX_PENDING = 20_000
 """Submissions that may wait."""
+MAX_PENDING_BYTES = 128 * 1024 * 1024
+"""Bytes of waiting entries beyond which no more are taken; without audit records that are made later."""
 MAX_UNPUBLISHED = 500_000
 """Entries of one log that may wait for publication; they are kept in memory."""
+MAX_UNPUBLISHED_BYTES = 512 * 1024 * 1024
+"""Bytes of entries, of all logs, that may wait for publication."""
 _MAX_CYCLE_ENTRIES = 4096
 _MAX_CYCLE_BYTES = 8 * 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -75,6 +85,8 @@ class CheckpointSigner(Protocol):
 
 class Submission(msgspec.Struct, frozen=True):
     """What one request adds: all of it or nothing, and without a gap in each log.
+
+    At most ``MAX_SUBMISSION_ENTRIES`` and ``MAX_SUBMISSION_BYTES`` in all.
 
     Attributes:
         transparency: entry bodies, at most 65,535 bytes each.
@@ -130,6 +142,8 @@ class CycleStats(msgspec.Struct, frozen=True):
 class _Pending:
     submission: Submission
     answer: asyncio.Future[Receipt]
+    # Bytes of the bodies that are known already.
+    length: int
     # Set while the submission is being integrated: its first index in each log.
     first: tuple[int, int, int] = (0, 0, 0)
 
@@ -167,14 +181,18 @@ class Sequencer:
         self.on_cycle = on_cycle
         # Submissions in the order of their coming; taken by the cycle only.
         self._pending: deque[_Pending] = deque()
+        self._pending_bytes = 0
+        # Bytes of all entries integrated since the log was opened.
+        self._grown = 0
         self._wakeup = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._writer = JournalWriter(journal)
         self._closing = False
-        self._broken: LogBrokenError | None = None
+        # Why the log is broken; empty while it is not.
+        self._broken = ""
         self._last_checkpoint = clock()
         self._task = asyncio.create_task(self._run(), name="sequencer")
-        self._publishing = asyncio.create_task(publisher.run(), name="publisher")
+        self._publishing = asyncio.create_task(self._publish(), name="publisher")
 
     def submit(self, submission: Submission) -> asyncio.Future[Receipt]:
         """Add entries, in the order of these calls; answered when they are durable and covered by checkpoints.
@@ -183,72 +201,119 @@ class Sequencer:
 
         Raises:
             EntryTooLargeError: a body is too long. Nothing was recorded.
-            LogOverloadedError: too much waits already. Nothing was recorded.
+            LogOverloadedError: too much waits already, or this is too much by itself. Nothing was recorded.
             LogStorageFullError: the disk is full. Nothing was recorded.
-            LogUnavailableError: closed, broken, or the checkpoint could not be signed. Whether it is in the log is
-                open; no checkpoint that covers it was given away.
+            LogBrokenError: see there. Whether it is in the log is open.
+            LogUnavailableError: closed, or the checkpoint could not be signed. Whether it is in the log is open; no
+                checkpoint that covers it was given away.
         """
         answer: asyncio.Future[Receipt] = self._loop.create_future()
         try:
             self._require_room()
-            _check_lengths(submission.transparency)
-            _check_lengths(submission.ct)
+            audit = () if callable(submission.audit) else submission.audit
+            parts = (submission.transparency, submission.ct, audit)
+            length = sum(map(_length, parts))
+            _require_acceptable(parts, length)
         except LogError as error:
             answer.set_exception(error)
             return answer
-        self._pending.append(_Pending(submission, answer))
+        self._pending.append(_Pending(submission, answer, length))
+        self._pending_bytes += length
         self._wakeup.set()
         return answer
 
     def _require_room(self) -> None:
-        if self._broken is not None:
-            raise self._broken
+        if self._broken:
+            raise LogBrokenError(self._broken)
         if self._closing:
             raise LogUnavailableError("the log is being closed")
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._pending) >= MAX_PENDING or self._pending_bytes >= MAX_PENDING_BYTES:
             raise LogOverloadedError("too many requests wait for the log")
-        if any(log.tree.size - log.published > MAX_UNPUBLISHED for log in self._trees):
+        if (
+            any(log.tree.size - log.published > MAX_UNPUBLISHED for log in self._trees)
+            or self._grown - self._publisher.published_bytes > MAX_UNPUBLISHED_BYTES
+        ):
+            self._refuse_unpublished()
+
+    def _refuse_unpublished(self) -> NoReturn:
+        if self._is_covered():
             raise LogStorageFullError("the log cannot be published; its disk may be full")
+        # Only a cycle has checkpoints signed, and no submission will begin one.
+        self._wakeup.set()
+        raise LogUnavailableError("the log's checkpoint could not be signed; it is tried again")
+
+    def _is_covered(self) -> bool:
+        return all(log.tree.size == log.size for log in self._trees)
 
     async def _run(self) -> None:
-        while True:
+        while not (self._closing and not self._pending):
             await self._wakeup.wait()
             self._wakeup.clear()
+            await self._turn()
             while self._pending:
-                began = self._clock()
-                before = tuple(log.tree.size for log in self._trees)
-                batch = self._take()
-                if batch:
-                    await self._cycle(batch, before)
-                    self.on_cycle(CycleStats(len(batch), self._clock() - began))
-            if self._closing:
-                return
+                await self._turn()
 
-    def _take(self) -> list[_Pending]:
-        """Take what waits, as much as fits into a cycle, and integrate it."""
-        batch: list[_Pending] = []
-        entries = length = 0
-        while self._pending and entries < _MAX_CYCLE_ENTRIES and length < _MAX_CYCLE_BYTES:
+    async def _turn(self) -> None:
+        """One cycle. Whatever goes wrong in it, nobody waits for ever."""
+        began, batch = self._clock(), list[_Pending]()
+        try:
+            await self._cycle(batch)
+        except Exception as error:  # noqa: BLE001  (callers would wait for an answer that nobody gives)
+            self._break(batch, error)
+        if not batch:
+            return
+        try:
+            self.on_cycle(CycleStats(len(batch), self._clock() - began))
+        except Exception as error:  # noqa: BLE001  (the log does not depend on who is told of it)
+            _log.error("a cycle could not be told of: unexpected %s", type(error).__name__)
+
+    def _break(self, batch: Sequence[_Pending], error: Exception) -> None:
+        """Refuse everything from now on: trees, journal and tiles may not be of one mind."""
+        if not self._broken:
+            what = str(error) if isinstance(error, DurabilityError) else f"unexpected {type(error).__name__}"
+            self._broken = f"{what}; the gateway must be started anew"
+        _log.error("the log is broken: %s%s", self._broken, _place(error))
+        # It could take sizes for published that stand for another record than it knows of.
+        self._publishing.cancel()
+        failure = LogBrokenError(self._broken)
+        for pending in (*batch, *self._pending):
+            _fail(pending, failure)
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    async def _publish(self) -> None:
+        try:
+            await self._publisher.run()
+        except DurabilityError as error:
+            self._break((), error)
+
+    def _take(self, batch: list[_Pending]) -> None:
+        """Take what waits into a batch, as much as fits into a cycle, and integrate it."""
+        entries, end = 0, self._grown + _MAX_CYCLE_BYTES
+        while self._pending and entries < _MAX_CYCLE_ENTRIES and self._grown < end:
             pending = self._pending.popleft()
+            self._pending_bytes -= pending.length
             if pending.answer.done():
                 continue
             try:
-                bodies = self._bodies(pending.submission)
+                bodies, length = self._bodies(pending)
             except Exception as error:  # noqa: BLE001  (one bad submission must not end the sequencer)
                 _fail(pending, error)
                 continue
-            pending.first = self._integrate(bodies)
             batch.append(pending)
+            pending.first = self._integrate(bodies)
             entries += sum(map(len, bodies))
-            length += sum(len(body) for part in bodies for body in part)
-        return batch
+            self._grown += length
 
-    def _bodies(self, submission: Submission) -> tuple[Sequence[bytes], Sequence[bytes], Sequence[bytes]]:
-        audit = submission.audit
-        if callable(audit):
-            audit = audit(self._trees[0].tree.size)
-            _check_lengths(audit)
-        return submission.transparency, submission.ct, audit
+    def _bodies(self, pending: _Pending) -> tuple[tuple[Sequence[bytes], ...], int]:
+        """The bodies for each log, and their bytes in all."""
+        submission = pending.submission
+        if not callable(submission.audit):
+            return (submission.transparency, submission.ct, submission.audit), pending.length
+        audit = submission.audit(self._trees[0].tree.size)
+        parts, length = (submission.transparency, submission.ct, audit), pending.length + _length(audit)
+        _require_acceptable(parts, length)
+        return parts, length
 
     def _integrate(self, bodies: tuple[Sequence[bytes], ...]) -> tuple[int, int, int]:
         first = (self._trees[0].tree.size, self._trees[1].tree.size, self._trees[2].tree.size)
@@ -258,7 +323,12 @@ class Sequencer:
                 log.bodies.extend(part)
         return first
 
-    async def _cycle(self, batch: list[_Pending], before: tuple[int, ...]) -> None:
+    async def _cycle(self, batch: list[_Pending]) -> None:
+        """Take a batch and serve it; without one, cover what an earlier cycle could not have signed."""
+        before, grown = [log.tree.size for log in self._trees], self._grown
+        self._take(batch)
+        if not batch and self._is_covered():
+            return
         edges = {log.name: Edge(log.tree, log.tree.size) for log in self._trees if log.tree.size > log.size}
         growths = [
             Growth(log.number, size, edges[log.name].root, log.bodies[size - log.bodies_start :])
@@ -276,7 +346,8 @@ class Sequencer:
             await writing
         except (OSError, DurabilityError) as error:
             await signing
-            self._undo(batch, before, error)
+            self._undo(before, grown)
+            self._refuse(batch, error)
             return
         checkpoints = await signing
         self._answer(batch, proofs, edges, checkpoints)
@@ -287,19 +358,21 @@ class Sequencer:
         signature = await signer.sign(text.encode())
         return f"{text}\n{signature_line(log.origin, signer.key_id, signature)}"
 
-    def _undo(self, batch: list[_Pending], before: tuple[int, ...], error: OSError | DurabilityError) -> None:
+    def _undo(self, before: Sequence[int], grown: int) -> None:
+        self._grown = grown
         for log, size in zip(self._trees, before, strict=True):
             log.tree.rollback(size)
             del log.bodies[size - log.bodies_start :]
+
+    def _refuse(self, batch: Sequence[_Pending], error: OSError | DurabilityError) -> None:
+        if isinstance(error, DurabilityError):
+            self._break(batch, error)
+            return
         failure: LogError
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if error.errno in _FULL:
             failure = LogStorageFullError("the disk of the log is full")
-        elif isinstance(error, OSError):
-            failure = LogUnavailableError(f"the log cannot be written: {error.strerror}")
         else:
-            failure = self._broken = LogBrokenError(f"{error}; the gateway must be started anew")
-            batch = [*batch, *self._pending]
-            self._pending.clear()
+            failure = LogUnavailableError(f"the log cannot be written: {error.strerror}")
         _log.error("%s", failure)
         for pending in batch:
             _fail(pending, failure)
@@ -322,6 +395,7 @@ class Sequencer:
             log = self._logs[name]
             log.size, log.root_hash, log.checkpoint = edge.size, edge.root, str(checkpoint)
         self._publisher.sequence = self._journal.next_sequence - 1
+        self._publisher.covered_bytes = self._grown
         self._last_checkpoint = self._clock()
         log = self._trees[0]
         for pending, hashes in zip(batch, proofs, strict=True):
@@ -356,7 +430,7 @@ class Sequencer:
     @property
     def broken(self) -> bool:
         """Whether nothing will be taken any more until the log has been opened anew."""
-        return self._broken is not None
+        return bool(self._broken)
 
     def seconds_since_checkpoint(self) -> float:
         """Seconds since a checkpoint was signed."""
@@ -373,20 +447,40 @@ class Sequencer:
         with suppress(asyncio.CancelledError):
             await self._publishing
         try:
-            if self._broken is None:
+            if not self._broken:
                 await self._publisher.publish(everything=True)
-        except OSError as error:
-            _log.error("cannot publish the logs: %s", error.strerror)
+        except DurabilityError as error:
+            self._break((), error)
+        except Exception as error:  # noqa: BLE001  (the journal holds everything; the next opening publishes it)
+            log_failure(error)
         finally:
             self._writer.close()
-            self._journal.close()
-            self._lock.release()
+            try:
+                self._journal.close()
+            finally:
+                self._lock.release()
 
 
-def _check_lengths(bodies: Sequence[bytes]) -> None:
-    for body in bodies:
-        if len(body) > MAX_ENTRY:
-            raise EntryTooLargeError(f"a log entry has {len(body)} bytes; at most {MAX_ENTRY} are possible")
+def _length(bodies: Sequence[bytes]) -> int:
+    """Bytes of all bodies."""
+    lengths = list(map(len, bodies))
+    if lengths and max(lengths) > MAX_ENTRY:
+        raise EntryTooLargeError(f"a log entry has {max(lengths)} bytes; at most {MAX_ENTRY} are possible")
+    return sum(lengths)
+
+
+def _require_acceptable(parts: Sequence[Sequence[bytes]], length: int) -> None:
+    entries = sum(map(len, parts))
+    if entries > MAX_SUBMISSION_ENTRIES:
+        raise LogOverloadedError(f"{entries} log entries at once; at most {MAX_SUBMISSION_ENTRIES} are taken")
+    if length > MAX_SUBMISSION_BYTES:
+        raise LogOverloadedError(f"log entries of {length} bytes at once; at most {MAX_SUBMISSION_BYTES} are taken")
+
+
+def _place(error: Exception) -> str:
+    """Where an error was raised, for a log line: its text may hold anything."""
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    return "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in frames)
 
 
 def _proofs(pending: _Pending, edge: Edge | None) -> list[tuple[bytes, ...]]:
