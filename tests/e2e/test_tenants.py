@@ -1,0 +1,354 @@
+"""Tenants do not see each other: two tenants over mutual TLS, every method, every role."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from itertools import count
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from google.rpc import error_details_pb2, status_pb2
+
+from sealkeeper.client import message_content
+from sealkeeper.client.connection import OPTIONS
+from sealkeeper.v1 import (
+    key_pb2,
+    key_pb2_grpc,
+    log_pb2,
+    log_pb2_grpc,
+    resources_pb2,
+    signing_pb2,
+    signing_pb2_grpc,
+    trust_pb2,
+    trust_pb2_grpc,
+)
+from tests.e2e.running import DOMAIN, TENANT, Running
+
+OTHER, NOBODYS = "beta", "none"
+TENANTS = (TENANT, OTHER)
+ROLES = ("admin", "custodian", "ci", "verifier")
+P256 = resources_pb2.PublicKeyDetails.PUBLIC_KEY_DETAILS_PKIX_ECDSA_P256_SHA_256
+DISABLED = resources_pb2.KeyVersionState.KEY_VERSION_STATE_DISABLED
+_numbers = count()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call came to: ``OK`` and its responses, or code, reason, text and all details of the refusal."""
+
+    code: str
+    reason: str = ""
+    text: str = ""
+    details: bytes = b""
+    responses: tuple[Any, ...] = ()
+
+    def naming(self, name: str) -> Outcome:
+        """With a name of the request taken out; names that are compared are of one length."""
+        return Outcome(
+            self.code, self.reason, self.text.replace(name, ""), self.details.replace(name.encode(), b""), ()
+        )
+
+
+class World:
+    """A gateway with two tenants, and callers with certificates of its local CA."""
+
+    def __init__(self, gateway: Running) -> None:
+        self.gateway = gateway
+        tls = gateway.directory / "tls"
+        self._ca = x509.load_pem_x509_certificate((tls / "ca.pem").read_bytes())
+        self._ca_key: Any = serialization.load_pem_private_key((tls / "ca.key").read_bytes(), None)
+        self._channels: dict[tuple[str, ...], grpc.Channel] = {}
+
+    def caller(self, tenant: str, role: str) -> grpc.Channel:
+        return self.named(f"spiffe://{DOMAIN}/tenants/{tenant}/roles/{role}/test")
+
+    def named(self, *uris: str) -> grpc.Channel:
+        """A channel of whoever has a certificate with these URI names."""
+        if uris not in self._channels:
+            ca = (self.gateway.directory / "tls" / "ca.pem").read_bytes()
+            credentials = grpc.ssl_channel_credentials(ca, *self._pair(uris))
+            self._channels[uris] = grpc.secure_channel(self.gateway.addresses["grpc"], credentials, OPTIONS)
+        return self._channels[uris]
+
+    def _pair(self, uris: tuple[str, ...]) -> tuple[bytes, bytes]:
+        key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(self._ca.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(minutes=5))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([*map(x509.UniformResourceIdentifier, uris)]), critical=True)
+            .sign(self._ca_key, hashes.SHA256())
+        )
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return private, certificate.public_bytes(serialization.Encoding.PEM)
+
+    def ask(self, tenant: str, role: str, request: Any) -> Outcome:
+        return ask(self.caller(tenant, role), request)
+
+    def new_key(self, tenant: str) -> str:
+        request = key_pb2.CreateKeyRequest(
+            parent=f"tenants/{tenant}", key_id=f"key-{next(_numbers):04}", key=resources_pb2.Key(algorithm=P256)
+        )
+        [response] = self.ask(tenant, "custodian", request).responses
+        return str(response.key.name)
+
+    def close(self) -> None:
+        for one in self._channels.values():
+            one.close()
+
+
+def ask(channel: grpc.Channel, request: Any) -> Outcome:
+    """Call the method that takes this request."""
+    method = type(request).__name__.removesuffix("Request")
+    stubs: tuple[Callable[[Any], Any], ...] = (
+        key_pb2_grpc.KeyServiceStub,
+        signing_pb2_grpc.SigningServiceStub,
+        log_pb2_grpc.LogServiceStub,
+        trust_pb2_grpc.TrustServiceStub,
+    )
+    call = next(found for stub in stubs if (found := getattr(stub(channel), method, None)) is not None)
+    try:
+        answer = call(request, timeout=30)
+        return Outcome("OK", responses=tuple(answer) if method == "ListEntries" else (answer,))
+    except grpc.RpcError as raised:
+        return _refusal(raised)
+
+
+def _refusal(error: Any) -> Outcome:
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    info = error_details_pb2.ErrorInfo()
+    for one in status_pb2.Status.FromString(details).details:
+        one.Unpack(info)
+        break
+    return Outcome(error.code().name, info.reason, error.details(), details)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    gateway = Running.make(tmp_path_factory.mktemp("tenants") / "gateway")
+    gateway.change_settings(lambda text: text.replace(f'tenants = ["{TENANT}"]', f'tenants = ["{TENANT}", "{OTHER}"]'))
+    with gateway.running():
+        made = World(gateway)
+        yield made
+        made.close()
+
+
+CONTENT = message_content(b"the artifact")
+LOG, AUDIT = "logs/transparency", "logs/audit"
+ALL, KEY_READERS = frozenset(ROLES), frozenset({"admin", "custodian", "ci"})
+CUSTODIAN, CI, ADMIN = frozenset({"custodian"}), frozenset({"ci"}), frozenset({"admin"})
+
+# A request about a key, and the roles of the key's tenant that may make it.
+OF_TENANTS: dict[str, tuple[Callable[[str], Any], frozenset[str]]] = {
+    "CreateKey": (
+        lambda key: key_pb2.CreateKeyRequest(
+            parent=_tenant(key), key_id=f"new-{next(_numbers):04}", key=resources_pb2.Key(algorithm=P256)
+        ),
+        CUSTODIAN,
+    ),
+    "GetKey": (lambda key: key_pb2.GetKeyRequest(name=key), KEY_READERS),
+    "ListKeys": (lambda key: key_pb2.ListKeysRequest(parent=_tenant(key)), frozenset({"admin", "custodian"})),
+    "GetKeyVersion": (lambda key: key_pb2.GetKeyVersionRequest(name=f"{key}/versions/1"), KEY_READERS),
+    "ListKeyVersions": (lambda key: key_pb2.ListKeyVersionsRequest(parent=key), KEY_READERS),
+    "Sign": (lambda key: signing_pb2.SignRequest(key=key, content=CONTENT), CI),
+    "Sign a version": (lambda key: signing_pb2.SignRequest(key=f"{key}/versions/1", content=CONTENT), CI),
+    "SignBatch": (lambda key: signing_pb2.SignBatchRequest(key=key, items=[CONTENT]), CI),
+    "Verify": (lambda key: signing_pb2.VerifyRequest(bundle=b"{}", key=key, message=b"x"), ALL),
+    "GetPublicKey": (lambda key: signing_pb2.GetPublicKeyRequest(name=key), ALL),
+    "GetPublicKey of a version": (lambda key: signing_pb2.GetPublicKeyRequest(name=f"{key}/versions/1"), ALL),
+    "GetTrustRoot": (lambda key: trust_pb2.GetTrustRootRequest(parent=_tenant(key)), ALL),
+    "RotateKey": (lambda key: key_pb2.RotateKeyRequest(name=key), CUSTODIAN),
+    "SetKeyVersionState": (
+        lambda key: key_pb2.SetKeyVersionStateRequest(name=f"{key}/versions/1", state=DISABLED),
+        CUSTODIAN,
+    ),
+}
+# A request about a log, which is of no tenant, and the roles that may make it.
+OF_LOGS: dict[str, tuple[Callable[[], Any], frozenset[str]]] = {
+    f"{name} of {log}": (make, allowed)
+    for log, allowed in ((LOG, ALL), (AUDIT, ADMIN))
+    for name, make in {
+        "GetCheckpoint": lambda log=log: log_pb2.GetCheckpointRequest(log=log),
+        "GetInclusionProof": lambda log=log: log_pb2.GetInclusionProofRequest(log=log, log_index=0),
+        "GetConsistencyProof": lambda log=log: log_pb2.GetConsistencyProofRequest(log=log, first_size=1),
+        "ListEntries": lambda log=log: log_pb2.ListEntriesRequest(log=log, limit=1),
+    }.items()
+}
+DENIED = ("PERMISSION_DENIED", "PERMISSION_DENIED")
+
+
+def _tenant(key: str) -> str:
+    return key.partition("/keys/")[0]
+
+
+def test_the_tables_have_every_method() -> None:
+    methods = {
+        method.name
+        for module in (key_pb2, signing_pb2, log_pb2, trust_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+    assert {name.partition(" ")[0] for name in (*OF_TENANTS, *OF_LOGS)} == methods
+
+
+@pytest.mark.parametrize("name", OF_TENANTS)
+def test_a_role_may_do_what_its_row_says_in_its_own_tenant_and_nothing_in_another(world: World, name: str) -> None:
+    make, allowed = OF_TENANTS[name]
+    for tenant in TENANTS:
+        key = world.new_key(tenant)
+        for caller in TENANTS:
+            for role in ROLES:
+                outcome = world.ask(caller, role, make(key))
+                wanted = ("OK", "") if caller == tenant and role in allowed else DENIED
+                assert (outcome.code, outcome.reason) == wanted, (caller, role, key)
+
+
+@pytest.mark.parametrize("name", OF_LOGS)
+def test_logs_are_read_alike_by_a_role_of_every_tenant(world: World, name: str) -> None:
+    make, allowed = OF_LOGS[name]
+    signed = world.ask(TENANT, "ci", signing_pb2.SignRequest(key=world.new_key(TENANT), content=CONTENT))
+    assert signed.code == "OK"
+    for caller in TENANTS:
+        for role in ROLES:
+            outcome = world.ask(caller, role, make())
+            assert (outcome.code, outcome.reason) == (("OK", "") if role in allowed else DENIED), (caller, role)
+
+
+@pytest.mark.parametrize("name", [name for name in OF_TENANTS if name != "CreateKey"])
+def test_what_another_tenant_has_cannot_be_told_from_what_it_has_not(world: World, name: str) -> None:
+    make, _ = OF_TENANTS[name]
+    there = world.new_key(OTHER)
+    missing, nobodys = there.replace("key-", "nil-"), there.replace(OTHER, NOBODYS)
+    for role in ROLES:
+        seen = [
+            world.ask(TENANT, role, make(key)).naming(key).naming(_tenant(key)) for key in (there, missing, nobodys)
+        ]
+        assert seen[0] == seen[1] == seen[2]
+        assert (seen[0].code, seen[0].reason) == DENIED
+
+
+def test_creating_what_another_tenant_has_is_refused_as_creating_what_it_has_not(world: World) -> None:
+    there = world.new_key(OTHER)
+    missing = there.replace("key-", "nil-")
+    for role in ROLES:
+        seen = [
+            world.ask(
+                TENANT,
+                role,
+                key_pb2.CreateKeyRequest(
+                    parent=_tenant(key), key_id=key.rpartition("/")[2], key=resources_pb2.Key(algorithm=P256)
+                ),
+            ).naming(key)
+            for key in (there, missing)
+        ]
+        assert seen[0] == seen[1]
+        assert (seen[0].code, seen[0].reason) == DENIED
+
+
+def test_lists_and_trust_roots_have_the_callers_keys_only(world: World) -> None:
+    keys = {tenant: {world.new_key(tenant) for _ in range(3)} for tenant in TENANTS}
+    for tenant, foreign in zip(TENANTS, reversed(TENANTS), strict=True):
+        parent = f"tenants/{tenant}"
+        [listed] = world.ask(tenant, "custodian", key_pb2.ListKeysRequest(parent=parent, page_size=1000)).responses
+        assert {_tenant(one.name) for one in listed.keys} == {parent}
+        assert keys[tenant] <= {one.name for one in listed.keys}
+        [root] = world.ask(tenant, "verifier", trust_pb2.GetTrustRootRequest(parent=parent)).responses
+        assert f"tenants/{tenant}/".encode() in root.keys
+        assert f"tenants/{foreign}/".encode() not in root.keys + root.trusted_root + root.signing_config
+
+
+def test_a_page_token_of_one_tenant_opens_nothing_in_another(world: World) -> None:
+    for tenant in TENANTS:
+        for _ in range(2):
+            world.new_key(tenant)
+    request = key_pb2.ListKeysRequest(parent=f"tenants/{OTHER}", page_size=1)
+    [page] = world.ask(OTHER, "custodian", request).responses
+    request = key_pb2.ListKeysRequest(parent=f"tenants/{TENANT}", page_token=page.next_page_token, page_size=1000)
+    [found] = world.ask(TENANT, "custodian", request).responses
+    assert {_tenant(one.name) for one in found.keys} == {f"tenants/{TENANT}"}
+
+
+def test_a_bundle_of_another_tenant_does_not_verify_as_ones_own(world: World) -> None:
+    theirs, ours = world.new_key(OTHER), world.new_key(TENANT)
+    for material in resources_pb2.VerificationMaterial.values():
+        request = signing_pb2.SignRequest(key=theirs, content=CONTENT, material=material)
+        [signed] = world.ask(OTHER, "ci", request).responses
+        wanted = {"bundle": signed.signature.bundle, "message": b"the artifact"}
+        [good] = world.ask(OTHER, "verifier", signing_pb2.VerifyRequest(key=theirs, **wanted)).responses
+        [bad] = world.ask(TENANT, "verifier", signing_pb2.VerifyRequest(key=ours, **wanted)).responses
+        assert (good.verified, bad.verified) == (True, False)
+
+
+def test_a_request_id_of_one_tenant_says_nothing_to_another(world: World) -> None:
+    answers = []
+    for tenant in TENANTS:
+        content = message_content(tenant.encode())
+        request = signing_pb2.SignRequest(key=world.new_key(tenant), content=content, request_id="the-same")
+        answers.append(world.ask(tenant, "ci", request))
+    assert [one.code for one in answers] == ["OK", "OK"]
+    assert len({one.responses[0].signature.signature for one in answers}) == 2
+
+
+def test_audit_records_of_another_tenant_come_as_hashes_that_still_make_the_tree(world: World) -> None:
+    for tenant in TENANTS:
+        for name in ("GetKey", "Sign"):
+            world.ask(tenant, "verifier", OF_TENANTS[name][0](world.new_key(tenant)))
+    world.ask(TENANT, "ci", key_pb2.GetKeyRequest(name=world.new_key(OTHER)))
+    size = world.ask(TENANT, "admin", log_pb2.GetCheckpointRequest(log=AUDIT)).responses[0].tree_size
+    seen = {}
+    for tenant in TENANTS:
+        answer = world.ask(tenant, "admin", log_pb2.ListEntriesRequest(log=AUDIT, limit=size))
+        seen[tenant] = [entry for response in answer.responses for entry in response.entries]
+        bodies = [entry.body for entry in seen[tenant] if entry.body]
+        assert {json.loads(body)["tenant"] for body in bodies} == {tenant}
+        assert all(sha256(b"\0" + entry.body).digest() == entry.leaf_hash for entry in seen[tenant] if entry.body)
+    ours, theirs = (seen[tenant] for tenant in TENANTS)
+    assert [one.leaf_hash for one in ours] == [one.leaf_hash for one in theirs]
+    # Each record is somebody's and nobody else's.
+    assert not any(one.body and other.body for one, other in zip(ours, theirs, strict=True))
+    # Who asked for what is another's is told by the asker's record, and to the asker's tenant.
+    assert any(b"tenants/" + OTHER.encode() in one.body for one in ours if b"PERMISSION_DENIED" in one.body)
+
+
+STRANGERS = {
+    "a tenant that is not served": (f"spiffe://{DOMAIN}/tenants/{NOBODYS}/roles/admin/x",),
+    "a role that there is not": (f"spiffe://{DOMAIN}/tenants/{TENANT}/roles/root/x",),
+    "another gateway": (f"spiffe://other.example/tenants/{TENANT}/roles/admin/x",),
+    "a longer name": (f"spiffe://{DOMAIN}/tenants/{TENANT}/roles/admin/x/y",),
+    "no SPIFFE name": (f"https://{DOMAIN}/tenants/{TENANT}/roles/admin/x",),
+    "two tenants": tuple(f"spiffe://{DOMAIN}/tenants/{tenant}/roles/admin/x" for tenant in TENANTS),
+}
+
+
+@pytest.mark.parametrize("who", STRANGERS)
+def test_who_is_not_a_principal_of_this_gateway_gets_nothing(world: World, who: str) -> None:
+    channel, key = world.named(*STRANGERS[who]), world.new_key(TENANT)
+    requests = [make(key) for make, _ in OF_TENANTS.values()] + [make() for make, _ in OF_LOGS.values()]
+    for request in requests:
+        outcome = ask(channel, request)
+        assert (outcome.code, outcome.reason) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+
+
+def test_who_has_no_certificate_of_the_local_ca_makes_no_call(world: World) -> None:
+    size = world.ask(TENANT, "admin", log_pb2.GetCheckpointRequest(log=AUDIT)).responses[0].tree_size
+    ca = (world.gateway.directory / "tls" / "ca.pem").read_bytes()
+    with grpc.secure_channel(world.gateway.addresses["grpc"], grpc.ssl_channel_credentials(ca), OPTIONS) as channel:
+        assert ask(channel, key_pb2.GetKeyRequest(name="x")).code == "UNAVAILABLE"
+    # The first of the admin's two calls came in between, and nothing else.
+    after = world.ask(TENANT, "admin", log_pb2.GetCheckpointRequest(log=AUDIT)).responses[0].tree_size
+    assert after == size + 1
