@@ -463,8 +463,10 @@ class Sequencer:
 
 def _length(bodies: Sequence[bytes]) -> int:
     """Bytes of all bodies."""
+    if not bodies:
+        return 0
     lengths = list(map(len, bodies))
-    if lengths and max(lengths) > MAX_ENTRY:
+    if max(lengths) > MAX_ENTRY:
         raise EntryTooLargeError(f"a log entry has {max(lengths)} bytes; at most {MAX_ENTRY} are possible")
     return sum(lengths)
 
