@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import struct
 from base64 import b64encode
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from sealkeeper.hsm import ALGORITHMS as SIGNING_ALGORITHMS
 from sealkeeper.verify import TrustRootError
 from sealkeeper.verify.algorithms import ALGORITHMS, KeyMismatchError, load_public_key
-from sealkeeper.verify.certificate import CertificateError, parse_signer_certificate, verify_certificate_timestamp
+from sealkeeper.verify.certificate import (
+    CertificateError,
+    parse_signer_certificate,
+    require_authority,
+    verify_certificate_timestamp,
+)
 from sealkeeper.verify.trust import CertificateTransparencyLog, Validity
+from tests.shapes.world import NOW
 from tests.verify.certificates import (
     AUTHORITY,
     TLS_FEATURE,
@@ -67,6 +77,26 @@ def test_a_certificate_with_a_feature_that_nobody_knows_is_refused() -> None:
     result = check(changed(one.certificate_bundle, change), one.trust)
     assert failed_step(result) == "material"
     assert "malformed" in result.steps[-1].detail
+
+
+def authority(*extensions: tuple[x509.ExtensionType, bool]) -> x509.Certificate:
+    """An authority's own certificate with further extensions, each critical or not."""
+    name, end = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")]), NOW + timedelta(days=1)
+    builder = x509.CertificateBuilder(name, name, AUTHORITY.public_key(), 1, NOW, end)
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    given = [(x509.BasicConstraints(ca=True, path_length=None), True), (usage, True), *extensions]
+    for one, critical in given:
+        builder = builder.add_extension(one, critical=critical)
+    return builder.sign(AUTHORITY, hashes.SHA256())
+
+
+# RFC 5280 section 4.2: what is critical and not understood.
+def test_an_authority_under_constraints_that_are_not_checked_is_refused() -> None:
+    only = x509.NameConstraints([x509.UniformResourceIdentifier("other.example")], None)
+    require_authority(authority())
+    require_authority(authority((only, False)))
+    with pytest.raises(CertificateError, match=r"critical extension 2\.5\.29\.30"):
+        require_authority(authority((only, True)))
 
 
 @pytest.mark.parametrize("milliseconds", [2**64 - 1, 253_402_300_800_000])

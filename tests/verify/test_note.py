@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sealkeeper.verify import note
 from sealkeeper.verify.errors import NoteError
+from tests.verify.certificates import UNKNOWN_CURVE
 
 # golang.org/x/mod/sumdb/note, package example: the verifier key and the note that it signed.
 PETER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
@@ -128,6 +129,8 @@ def test_malformed_checkpoints_are_refused(text: str) -> None:
         b"\xff\n\n",
         "text\n\n" + "— name AAAAAAAA\n" * 101,
         "t" * (1024 * 1024 + 1),
+        "half a pair \ud800\n\n— name AAAAAAAA\n",
+        "text\n\n— na\udfffme AAAAAAAA\n",
     ],
 )
 def test_malformed_notes_are_refused(envelope: str | bytes) -> None:
@@ -141,8 +144,15 @@ def test_bytes_from_outside_raise_nothing_but_note_errors(envelope: bytes) -> No
         note.parse_signed_note(envelope)
 
 
+def test_a_verifier_key_whose_name_is_no_text_is_refused() -> None:
+    with pytest.raises(NoteError, match="UTF-8"):
+        note.NoteVerifier.from_vkey(PETER.replace("Peter", "\ud800"))
+    with pytest.raises(NoteError, match="UTF-8"):
+        note.NoteVerifier("\ud800", _spki(KEY.public_key()))
+
+
 def test_keys_of_other_kinds_are_refused() -> None:
     key = ec.derive_private_key(7, ec.SECP384R1()).public_key()
-    for spki in (_spki(key), b"no key"):
+    for spki in (_spki(key), UNKNOWN_CURVE, b"no key"):
         with pytest.raises(NoteError):
             note.NoteVerifier(ORIGIN, spki)

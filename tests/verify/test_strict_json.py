@@ -152,6 +152,11 @@ def test_an_index_is_a_whole_number(value: object) -> None:
         Value(value).integer()
 
 
+def test_a_minus_zero_is_no_index() -> None:
+    with pytest.raises(JsonError, match="-0"):
+        Value.parse(b'{"logIndex":-0}')
+
+
 @pytest.mark.parametrize("value", ["AAA", "AA==\n", "AB==", "A A=", "_-==", 3, "A" * 100_000])
 def test_base64_has_one_spelling(value: object) -> None:
     with pytest.raises(JsonError):

@@ -414,6 +414,29 @@ def test_a_trust_root_is_read_from_its_folder(tmp_path: Path) -> None:
     assert check(one.key_bundle, TrustRoot.from_directory(tmp_path)).verified
 
 
+def test_keys_that_are_meant_to_be_there_and_cannot_be_read_are_not_left_out(tmp_path: Path) -> None:
+    (tmp_path / "trusted_root.json").write_bytes(signed().world.trusted_root())
+    (tmp_path / "keys.json").symlink_to(tmp_path / "gone")
+    with pytest.raises(TrustRootError, match=r"keys\.json"):
+        TrustRoot.from_directory(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gateway", "tenant"])
+def test_keys_of_nobody_are_refused(name: str) -> None:
+    one = signed()
+    document = json.loads(one.world.keys(one.key)) | {name: "", "keys": []}
+    with pytest.raises(TrustRootError, match=rf"keys\.json: \$\.{name}"):
+        TrustRoot.from_json(one.world.trusted_root(), json.dumps(document).encode())
+
+
+def test_two_keys_under_one_name_are_refused() -> None:
+    one, other = signed(), signed("PKIX_ECDSA_P384_SHA_384")
+    document = json.loads(one.world.keys(one.key))
+    document["keys"] += json.loads(other.world.keys(other.key))["keys"]
+    with pytest.raises(TrustRootError, match=r"keys\[1\]\.name"):
+        TrustRoot.from_json(one.world.trusted_root(), json.dumps(document).encode())
+
+
 def test_a_file_is_hashed_as_it_streams_by(tmp_path: Path) -> None:
     path, read = tmp_path / "artifact", list[int]()
     path.write_bytes(ARTIFACT)

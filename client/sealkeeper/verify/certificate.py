@@ -119,10 +119,14 @@ def _fits(algorithm: Algorithm, key: object) -> bool:
     return True
 
 
-def _require_signer(extensions: x509.Extensions) -> None:
+def _require_known(extensions: x509.Extensions) -> None:
     for one in extensions:
         if one.critical and one.oid not in _KNOWN_CRITICAL:
-            raise CertificateError(f"the certificate has an unknown critical extension {one.oid.dotted_string}")
+            raise CertificateError(f"a certificate has an unknown critical extension {one.oid.dotted_string}")
+
+
+def _require_signer(extensions: x509.Extensions) -> None:
+    _require_known(extensions)
     if not extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature:
         raise CertificateError("the certificate's key usage does not allow digital signatures")
     if ExtendedKeyUsageOID.CODE_SIGNING not in extensions.get_extension_for_class(x509.ExtendedKeyUsage).value:
@@ -159,8 +163,9 @@ def require_authority(certificate: x509.Certificate) -> None:
     """Check that a certificate may certify others.
 
     Raises:
-        CertificateError: it may not.
+        CertificateError: it may not, or under constraints that are not checked here.
     """
+    _require_known(certificate.extensions)
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value

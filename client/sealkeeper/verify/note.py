@@ -97,11 +97,7 @@ def parse_signed_note(envelope: str | bytes) -> SignedNote:
     """
     if len(envelope) > MAX_NOTE:
         raise NoteError("the note is longer than 1 MiB")
-    if isinstance(envelope, bytes):
-        try:
-            envelope = envelope.decode("utf-8")
-        except UnicodeDecodeError:
-            raise NoteError("the note is not UTF-8") from None
+    envelope = _utf8(envelope, "note")
     if _CONTROL.search(envelope):
         raise NoteError("the note holds control characters")
     text, separator, block = envelope.rpartition("\n\n")
@@ -111,6 +107,14 @@ def parse_signed_note(envelope: str | bytes) -> SignedNote:
     if len(lines) > MAX_SIGNATURES:
         raise NoteError(f"the note has more than {MAX_SIGNATURES} signatures")
     return SignedNote(text + "\n", tuple(map(_parse_signature, lines)))
+
+
+def _utf8(text: str | bytes, what: str) -> str:
+    # A str can hold half of a surrogate pair, which has no bytes that could be signed.
+    try:
+        return (text.encode() if isinstance(text, str) else text).decode()
+    except UnicodeError:
+        raise NoteError(f"the {what} is not UTF-8") from None
 
 
 def _parse_signature(line: str) -> NoteSignature:
@@ -162,7 +166,7 @@ class NoteVerifier:
         spki: Ed25519 or ECDSA P-256 public key, SubjectPublicKeyInfo DER.
 
     Raises:
-        NoteError: the key is of another kind.
+        NoteError: the key is of another kind, or its name is no text.
     """
 
     def __init__(self, name: str, spki: bytes) -> None:
@@ -170,7 +174,7 @@ class NoteVerifier:
             key = serialization.load_der_public_key(spki)
         except (ValueError, UnsupportedAlgorithm):
             raise NoteError("the note's key cannot be read") from None
-        self.name = name
+        self.name = _utf8(name, "name of the note's key")
         self._key: ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
         if isinstance(key, ed25519.Ed25519PublicKey):
             self.log_id = log_id_ed25519(name, key.public_bytes_raw())

@@ -66,7 +66,8 @@ class Value:
             raise JsonError(f"$: the document has {len(data)} bytes; at most {max_length} are allowed")
         _require_bounds(data, max_values)
         try:
-            return cls(json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse))
+            text = data.decode("utf-8")
+            return cls(json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_integer))
         except UnicodeDecodeError:
             raise JsonError("$: the document is not UTF-8") from None
         except json.JSONDecodeError as error:
@@ -213,6 +214,13 @@ def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 def _has_surrogate(text: str) -> bool:
     # JSON's escapes can write what no UTF-8 can say (RFC 8259 section 8.2).
     return not text.isascii() and _SURROGATE.search(text) is not None
+
+
+def _integer(text: str) -> int:
+    # One value, one spelling.
+    if text == "-0":
+        raise ValueError("-0 is written 0")
+    return int(text)
 
 
 def _refuse(constant: str) -> Json:

@@ -216,7 +216,9 @@ class TrustRoot:
             TrustRootError: a file cannot be read, or is not what it should be.
         """
         keys = directory / "keys.json"
-        return cls.from_json(_file(directory / "trusted_root.json"), _file(keys) if keys.exists() else None)
+        # A link that leads nowhere is a file that cannot be read, not one that was never there.
+        given = keys.exists() or keys.is_symlink()
+        return cls.from_json(_file(directory / "trusted_root.json"), _file(keys) if given else None)
 
 
 def _file(path: Path) -> bytes:
@@ -372,7 +374,14 @@ def _parse_keys(document: Value) -> tuple[str, str, datetime, Mapping[str, Tenan
     for name in ("gateway", "tenant"):
         if not members[name].text():
             raise JsonError(f"$.{name}: must not be empty")
-    keys = _by_id(members["keys"].items(MAX_KEYS), lambda value: _tenant_key(value, tenant), lambda key: key.hint)
+    values = members["keys"].items(MAX_KEYS)
+    keys = _by_id(values, lambda value: _tenant_key(value, tenant), lambda key: key.hint)
+    # In the order of the values, as a dict is.
+    names: set[str] = set()
+    for value, key in zip(values, keys.values(), strict=True):
+        if key.name in names:
+            raise JsonError(f"{value.path}.name: {key.name} has another key already")
+        names.add(key.name)
     return gateway, tenant, members["issuedAt"].time(), keys
 
 
