@@ -151,6 +151,13 @@ def test_a_verifier_key_whose_name_is_no_text_is_refused() -> None:
         note.NoteVerifier("\ud800", _spki(KEY.public_key()))
 
 
+@pytest.mark.parametrize("text", [PETER + " " * 5000, "x" * 5000, b"\xff" + PETER.encode(), PETER.encode() + b"\0"])
+def test_a_verifier_key_is_a_short_text(text: str | bytes) -> None:
+    assert note.NoteVerifier.from_vkey(PETER.encode() + b"\n").vkey() == PETER
+    with pytest.raises(NoteError):
+        note.NoteVerifier.from_vkey(text)
+
+
 def test_keys_of_other_kinds_are_refused() -> None:
     key = ec.derive_private_key(7, ec.SECP384R1()).public_key()
     for spki in (_spki(key), UNKNOWN_CURVE, b"no key"):

@@ -21,6 +21,7 @@ from sealkeeper.verify.errors import NoteError
 
 MAX_NOTE = 1024 * 1024
 MAX_SIGNATURES = 100
+MAX_VKEY = 4096
 _DASH = "— "
 # SubjectPublicKeyInfo of Ed25519 up to the key (RFC 8410 section 4).
 _ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
@@ -186,14 +187,16 @@ class NoteVerifier:
         self.key_id = self.log_id[:4]
 
     @classmethod
-    def from_vkey(cls, text: str) -> NoteVerifier:
+    def from_vkey(cls, text: str | bytes) -> NoteVerifier:
         """A verifier key, ``name+keyid+base64(type || key)``: as C2SP signed-note has it for Ed25519 (type 1, raw key),
         and with type 2 and SubjectPublicKeyInfo for ECDSA, whose key ids are those of Sigstore's logs.
 
         Raises:
-            NoteError: it is none.
+            NoteError: it is none, or longer than ``MAX_VKEY``.
         """
-        name, _, rest = text.strip().partition("+")
+        if len(text) > MAX_VKEY:
+            raise NoteError(f"a verifier key has at most {MAX_VKEY} characters")
+        name, _, rest = _utf8(text, "verifier key").strip().partition("+")
         key_id, _, encoded = rest.partition("+")
         blob = _base64(encoded, "verifier key")
         spki = blob[1:]

@@ -47,7 +47,7 @@ class Policy:
 
     Attributes:
         key: ``tenants/{tenant}/keys/{key}`` for any of its versions, or one version's name. A certificate matches where
-            it names that key at the gateway of ``keys.json``.
+            it names that key at the gateway of ``keys.json``, and ``keys.json`` lists its public key under that name.
         identity: a certificate's subject alternative name, exactly.
         issuer: that vouches for the identity, exactly.
         any_signer: whoever the trust root vouches for; see ``any_trusted``.
