@@ -1,59 +1,164 @@
-"""What ``sealkeeper doctor --gateway`` checks on the gateway's own machine."""
+"""What ``sealkeeper doctor --gateway`` checks on the gateway's own machine. It changes nothing and opens no log."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
+import ipaddress
+import json
+import os
 import shutil
 import socket
-import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
+from cryptography import x509
+
 from sealkeeper.hsm import ProviderError, open_provider
 from sealkeeper.server.authorities import read_authorities
+from sealkeeper.server.clock import TOLERANCE
 from sealkeeper.server.errors import SealkeeperError
-from sealkeeper.server.gateway import AUTHORITIES_FILE
-from sealkeeper.server.settings import SETTINGS_FILE, Settings, load_settings
+from sealkeeper.server.files import unusable
+from sealkeeper.server.gateway import AUTHORITIES_FILE, LOGS_FOLDER
+from sealkeeper.server.log import AUDIT, LOG_NAMES, LogError
+from sealkeeper.server.log.journal import read_records
+from sealkeeper.server.log.publisher import STATE_FILE
+from sealkeeper.server.log.tiles import TILE_WIDTH, TileStore
+from sealkeeper.server.settings import SETTINGS_FILE, GatewaySettings, Settings, host_of, is_wildcard, load_settings
+from sealkeeper.server.tls import RENEW, read_tls_files
+from sealkeeper.verify.errors import NoteError
+from sealkeeper.verify.note import parse_checkpoint, parse_signed_note
 
 Finding: TypeAlias = tuple[str, bool, str, str]
 """Name of the check, whether it passed, what was found, what to do."""
 
 _LOW = 1024**3
+_SOON = timedelta(days=14)
+_TIMEOUT = 5.0
+_NEXT_STEPS = {
+    errno.EADDRINUSE: "end what listens there, or set another port",
+    errno.EACCES: "set a port from 1024 on, or let the gateway's user use lower ones",
+    errno.EADDRNOTAVAIL: "set an address of this machine",
+}
 
 
-def check(settings: Path) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is checked: the settings, whether a gateway runs with them, and the time."""
+
+    settings: Settings
+    serves: bool
+    now: datetime
+
+    @property
+    def logs(self) -> Path:
+        return self.settings.storage.directory / LOGS_FOLDER
+
+
+def check(settings: Path, now: datetime | None = None) -> list[Finding]:
     """Check a gateway's settings and what they name, whether it runs or not.
 
     Args:
         settings: file or the folder that ``sealkeeper init`` made.
+        now: UTC; ``None`` for the machine's clock.
     """
     try:
         loaded = load_settings(settings / SETTINGS_FILE if settings.is_dir() else settings)
     except SealkeeperError as error:
         return [("settings", False, str(error), error.next_step)]
     findings: list[Finding] = [("settings", True, f"{settings} can be read", "")]
-    checks: list[Callable[[Settings], list[Finding]]] = [_tls, _authorities, _providers, _ports, _disk]
+    subject = _Subject(loaded, _serves(loaded.storage.directory / LOGS_FOLDER), now or datetime.now(UTC))
+    checks: list[Callable[[_Subject], list[Finding]]] = [
+        _state,
+        _tls,
+        _authorities,
+        _providers,
+        _ports,
+        _clock,
+    ]
     for one in checks:
-        findings += one(loaded)
+        findings += one(subject)
     return findings
 
 
-def _tls(settings: Settings) -> list[Finding]:
-    tls = settings.gateway.tls
-    if tls is None:
+def _serves(logs: Path) -> bool:
+    """Whether a gateway has the logs open: it holds a lock on them (see ``log/lock.py``)."""
+    try:
+        descriptor = os.open(logs / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # Shared, and let go at once: two doctors do not take each other for a gateway.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _state(subject: _Subject) -> list[Finding]:
+    directory = subject.settings.storage.directory
+    try:
+        if not directory.is_dir():
+            text = f"{directory} is {'not a folder' if directory.exists() else 'missing'}"
+            return [("state", False, text, "correct storage.directory; sealkeeper init makes the folder, once")]
+        free = shutil.disk_usage(directory).free
+    except OSError as error:
+        refused = unusable(error, directory)
+        return [("state", False, str(refused), refused.next_step)]
+    text = f"{directory}: {free / 1024**3:.1f} GiB free for the logs"
+    return [("state", free >= _LOW, text, "" if free >= _LOW else "free space, or move storage.directory")]
+
+
+def _tls(subject: _Subject) -> list[Finding]:
+    gateway = subject.settings.gateway
+    if gateway.insecure or gateway.tls is None:
         return [("tls", True, "off: plaintext on loopback", "")]
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(tls.certificate, tls.key)
-        context.load_verify_locations(tls.client_ca)
-    except OSError as error:
-        text = f"{tls.certificate}, {tls.key} or {tls.client_ca}: {error.strerror or error}"
-        return [("tls", False, text, "the certificate and key must be PEM files that belong together")]
-    return [("tls", True, "certificate, key and client CA can be used", "")]
+        leaf = read_tls_files(gateway.tls, subject.now).leaf
+    except SealkeeperError as error:
+        return [("tls", False, str(error), error.next_step)]
+    names = _names(leaf)
+    hosts = _hosts(gateway)
+    if not any(_fits(name, host) for name in names for host in hosts):
+        text = f"gateway.tls.certificate: {gateway.tls.certificate} is for {', '.join(names)}, not for {hosts[0]}"
+        return [("tls", False, text, f"use one that names {' or '.join(hosts)}; {RENEW}")]
+    end = leaf.not_valid_after_utc
+    if end - subject.now < _SOON:
+        return [("tls", True, f"the gateway's certificate expires soon, at {end:%Y-%m-%d %H:%M} UTC", RENEW)]
+    return [("tls", True, f"certificate, key and client CA can be used; valid until {end:%Y-%m-%d}", "")]
 
 
-def _authorities(settings: Settings) -> list[Finding]:
+def _names(leaf: x509.Certificate) -> list[str]:
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return ["no name"]
+    return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+
+
+def _hosts(gateway: GatewaySettings) -> list[str]:
+    """Where callers of this gateway connect to, as far as its settings tell."""
+    return [gateway.domain] if is_wildcard(gateway.listen) else [gateway.domain, host_of(gateway.listen).strip("[]")]
+
+
+def _fits(name: str, host: str) -> bool:
+    """Whether a certificate's name is that of a host (RFC 9525 section 6.3: a wildcard is one whole first label)."""
+    try:
+        return ipaddress.ip_address(name) == ipaddress.ip_address(host)
+    except ValueError:
+        first, _, rest = name.lower().partition(".")
+        return name.lower() == host.lower() or (first == "*" and host.lower().partition(".")[2] == rest)
+
+
+def _authorities(subject: _Subject) -> list[Finding]:
+    settings = subject.settings
     try:
         found = read_authorities(settings.storage.directory / AUTHORITIES_FILE)
     except SealkeeperError as error:
@@ -64,48 +169,122 @@ def _authorities(settings: Settings) -> list[Finding]:
     return [("authorities", True, f"the gateway's own keys are in provider {found.provider}", "")]
 
 
-def _providers(settings: Settings) -> list[Finding]:
-    return asyncio.run(_open_providers(settings))
+def _providers(subject: _Subject) -> list[Finding]:
+    return asyncio.run(_open_providers(subject.settings))
 
 
 async def _open_providers(settings: Settings) -> list[Finding]:
+    # With the gateway's state, so that a PIN that was refused is not tried again.
+    state = settings.storage.directory if settings.storage.directory.is_dir() else None
     findings: list[Finding] = []
     for name, one in settings.providers.items():
         label = f"provider {name}"
         try:
-            # With the gateway's state, so that a PIN that was refused is not tried again.
-            provider = await open_provider(one.uri, state_dir=settings.storage.directory, environment=one.environment)
+            provider = await open_provider(one.uri, state_dir=state, environment=one.environment)
         except ProviderError as error:
-            findings.append((label, False, str(error), error.next_step))
+            next_step = error.next_step or f"correct [providers.{name}] uri"
+            findings.append((label, False, str(error), next_step))
+            continue
+        except OSError as error:
+            refused = unusable(error, settings.storage.directory)
+            findings.append((label, False, str(refused), refused.next_step))
             continue
         findings.append((label, True, provider.info.description, ""))
         await provider.close()
     return findings
 
 
-def _ports(settings: Settings) -> list[Finding]:
+def _ports(subject: _Subject) -> list[Finding]:
+    settings = subject.settings
     addresses = {
         "gateway.listen": settings.gateway.listen,
         "http.listen": settings.http.listen,
         "telemetry.metrics_listen": settings.telemetry.metrics_listen,
     }
-    return [_port(name, address) for name, address in addresses.items() if address is not None]
+    return [_port(name, address, serves=subject.serves) for name, address in addresses.items() if address is not None]
 
 
-def _port(name: str, address: str) -> Finding:
-    host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), int(port)))
-        except OSError as error:
-            text = f"{address}: {error.strerror}"
-            return (name, False, text, "fine if it is the gateway that listens there; else set another port")
+def _port(name: str, address: str, *, serves: bool) -> Finding:
+    host, port = host_of(address).strip("[]"), int(address.rpartition(":")[2])
+    try:
+        [family, kind, protocol, _, place] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and serves and _answers(host, port):
+            return (name, True, f"{address}: the gateway answers", "")
+        next_step = _NEXT_STEPS.get(error.errno or 0, "correct the address")
+        return (name, False, f"{address}: {error.strerror or error}", next_step)
     return (name, True, f"{address} is free", "")
 
 
-def _disk(settings: Settings) -> list[Finding]:
-    free = shutil.disk_usage(settings.storage.directory).free
-    text = f"{free / 1024**3:.1f} GiB free for the logs"
-    return [("disk", free >= _LOW, text, "" if free >= _LOW else "free space, or move storage.directory")]
+def _answers(host: str, port: int) -> bool:
+    # Linux takes a wildcard address to connect to for this machine.
+    try:
+        socket.create_connection((host, port), timeout=_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
+
+
+def _clock(subject: _Subject) -> list[Finding]:
+    try:
+        newest = _newest_record_time(subject)
+    except (LogError, NoteError, OSError, ValueError, KeyError, TypeError) as error:
+        text = f"the newest record of the audit log cannot be read: {error}"
+        return [("clock", False, text, "start the gateway: it says what is wrong with its logs")]
+    if newest is None:
+        return [("clock", True, "there is no record yet to compare it with", "")]
+    behind = newest - subject.now
+    if behind > TOLERANCE:
+        text = f"the machine's clock is {behind.total_seconds():.0f} s behind the newest record of the audit log"
+        next_step = (
+            "set the clock right (NTP); if it was ahead before and is right now: sealkeeper serve --accept-clock"
+        )
+        return [("clock", False, text, next_step)]
+    return [("clock", True, "not behind the newest record of the audit log", "")]
+
+
+def _newest_record_time(subject: _Subject) -> datetime | None:
+    """The time of the audit log's last record; ``None`` where there is none.
+
+    Without the lock: a gateway that runs publishes within a moment, so its tiles say enough. Of one that has ended the
+    journal may have more.
+
+    Raises:
+        LogError, NoteError, OSError, ValueError, KeyError, TypeError: it cannot be read.
+    """
+    bodies = _journal_bodies(subject.logs) if not subject.serves else []
+    body = bodies[-1] if bodies else _last_published(TileStore(subject.logs / AUDIT, private=True))
+    return None if body is None else datetime.fromisoformat(msgspec.json.decode(body)["time"])
+
+
+def _last_published(tiles: TileStore) -> bytes | None:
+    for attempt in range(3):
+        text = tiles.read_checkpoint()
+        size = parse_checkpoint(parse_signed_note(text).text).size if text is not None else 0
+        if size == 0:
+            return None
+        number, place = divmod(size - 1, TILE_WIDTH)
+        try:
+            return tiles.read_entries(number, place + 1)[-1]
+        except LogError:
+            # A partial tile goes once there is a fuller one; the checkpoint is a newer one then.
+            if attempt == 2 or tiles.read_checkpoint() == text:
+                raise
+    return None
+
+
+def _journal_bodies(logs: Path) -> list[bytes]:
+    try:
+        state = json.loads((logs / STATE_FILE).read_text("utf-8"))
+    except FileNotFoundError:
+        return []
+    audit = LOG_NAMES.index(AUDIT)
+    return [
+        growth.entries[-1]
+        for record in read_records(logs / "journal", int(state["nextSequence"]))
+        for growth in record.growths
+        if growth.log == audit and growth.entries
+    ]
