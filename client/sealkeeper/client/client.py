@@ -10,11 +10,15 @@ has its answer's checksums checked.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, TypeVar
+
+# gRPC's C core would write to the standard error of whoever uses this; what fails is in our errors.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
@@ -50,7 +54,7 @@ class Client:
 
     Args:
         connection: how to reach it.
-        timeout: seconds for a call with all its retries.
+        timeout: seconds for a call with all its retries, or for a stream from its start to its end.
         retry: when to try again.
         sleep: waits; injected in tests.
     """
@@ -233,7 +237,7 @@ class Client:
         return self.call(operations.consistency_proof(log, first, second))
 
     def entries(self, log: str, start: int = 0, limit: int = 0) -> Iterator[log_pb2.LogEntry]:
-        """Entries in order; not retried once some have come.
+        """Entries in order, all within the timeout; not retried.
 
         Raises:
             ClientError: it was refused, or the gateway did not answer in time.
@@ -241,7 +245,7 @@ class Client:
         operation = operations.entries(log, start, limit)
         method = getattr(self._stubs[operation.service], operation.method)
         try:
-            for response in method(operation.request):
+            for response in method(operation.request, timeout=self._timeout):
                 yield from operation.check(response)
         except grpc.RpcError as raised:
             raise error_of(raised) from None
@@ -256,7 +260,7 @@ class AsyncClient:
 
     Args:
         connection: how to reach the gateway.
-        timeout: seconds for a call with all its retries.
+        timeout: seconds for a call with all its retries, or for a stream from its start to its end.
         retry: when to try again.
         sleep: waits; injected in tests.
     """

@@ -15,12 +15,15 @@ import google_crc32c
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from sealkeeper.client.errors import CorruptAnswerError, InvalidRequestError
+from sealkeeper.client.errors import CorruptAnswerError, FieldViolation, InvalidRequestError
 from sealkeeper.v1 import key_pb2, log_pb2, resources_pb2, signing_pb2, trust_pb2
-from sealkeeper.verify.bundle import MessageSignature, parse_bundle
+from sealkeeper.verify.artifact import MAX_MESSAGE
+from sealkeeper.verify.bundle import MAX_BUNDLE, MessageSignature, parse_bundle
 from sealkeeper.verify.errors import VerifyError
 
 T = TypeVar("T")
+MAX_ITEMS = 1000
+"""Contents of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,12 @@ def dsse_content(payload_type: str, payload: bytes, artifact_name: str = "") -> 
 def sign(
     key: str, content: signing_pb2.SignContent, *, certificate: bool, request_id: str | None
 ) -> Operation[signing_pb2.SignResponse]:
-    """One signature."""
+    """One signature.
+
+    Raises:
+        InvalidRequestError: the content is longer than 4 MiB.
+    """
+    _check_size(_field(content, "content"), _size(content), MAX_MESSAGE)
     request = signing_pb2.SignRequest(
         key=key, content=content, material=_material(certificate), request_id=request_id or new_request_id()
     )
@@ -92,7 +100,16 @@ def sign(
 def sign_batch(
     key: str, items: Sequence[signing_pb2.SignContent], *, certificate: bool, request_id: str | None
 ) -> Operation[signing_pb2.SignBatchResponse]:
-    """Up to 1,000 signatures: all or none."""
+    """Up to 1,000 signatures: all or none.
+
+    Raises:
+        InvalidRequestError: there are more, or a content or all of them together are longer than 4 MiB.
+    """
+    if not 1 <= len(items) <= MAX_ITEMS:
+        raise _invalid("items", f"has {len(items)} items; 1 to {MAX_ITEMS} are allowed")
+    for number, one in enumerate(items):
+        _check_size(_field(one, f"items[{number}]"), _size(one), MAX_MESSAGE)
+    _check_size("items", sum(map(_size, items)), MAX_MESSAGE)
     request = signing_pb2.SignBatchRequest(
         key=key, items=items, material=_material(certificate), request_id=request_id or new_request_id()
     )
@@ -110,7 +127,13 @@ def sign_batch(
 def verify(
     bundle: bytes, key: str, *, message: bytes | None, digest: tuple[str, bytes] | None
 ) -> Operation[signing_pb2.VerifyResponse]:
-    """Let the gateway verify."""
+    """Let the gateway verify.
+
+    Raises:
+        InvalidRequestError: the bundle is longer than 8 MiB, or the message than 4 MiB.
+    """
+    _check_size("bundle", len(bundle), MAX_BUNDLE)
+    _check_size("message", len(message or b""), MAX_MESSAGE)
     request = signing_pb2.VerifyRequest(bundle=bundle, key=key)
     if message is not None:
         request.message = message
@@ -240,6 +263,24 @@ def _checked_version(version: resources_pb2.KeyVersion) -> resources_pb2.KeyVers
     if crc32c(version.public_key) != version.public_key_crc32c:
         raise CorruptAnswerError(f"the public key of {version.name} was damaged on its way")
     return version
+
+
+def _size(content: signing_pb2.SignContent) -> int:
+    return len(content.message) + len(content.dsse.payload)
+
+
+def _field(content: signing_pb2.SignContent, place: str) -> str:
+    return f"{place}.dsse.payload" if content.WhichOneof("content") == "dsse" else f"{place}.message"
+
+
+def _check_size(field: str, size: int, most: int) -> None:
+    # What is too long for a gateway may be too long for gRPC, whose error names no field.
+    if size > most:
+        raise _invalid(field, f"has {size} bytes; at most {most} are allowed")
+
+
+def _invalid(field: str, problem: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{field}: {problem}", violations=[FieldViolation(field, problem)])
 
 
 def _check_signature(signature: signing_pb2.Signature, content: signing_pb2.SignContent) -> None:
