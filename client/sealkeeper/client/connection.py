@@ -16,6 +16,7 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,30 +113,29 @@ class Connection:
         return []
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """For a TLS channel.
+        """For a TLS channel, from files that have been found to belong together.
 
         Raises:
-            ConfigurationError: a file cannot be read.
+            ConfigurationError: naming ``ca``, ``certificate`` or ``key``: it cannot be read or used.
         """
         import grpc
 
-        return grpc.ssl_channel_credentials(
-            _pem(self.ca, "ca") if self.ca is not None else None,
-            _pem(self.key, "key"),
-            _pem(self.certificate, "certificate"),
-        )
+        from sealkeeper.client.tls_files import certificates, check_identity, read_pem
+
+        certificate, key = read_pem(self.certificate, "certificate"), read_pem(self.key, "key")
+        check_identity(self.certificate, self.key, datetime.now(UTC))
+        if self.ca is not None:
+            certificates(self.ca, "ca")
+        return grpc.ssl_channel_credentials(read_pem(self.ca, "ca") if self.ca is not None else None, key, certificate)
 
 
-def _pem(path: Path | None, name: str) -> bytes:
-    if path is None:
-        raise ConfigurationError(f"{name}: no file is named")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{name}: cannot read {path}: {error.strerror}") from None
-    if b"-----BEGIN" not in data:
-        raise ConfigurationError(f"{name}: {path} is not a PEM file")
-    return data
+def load_tenant(config: Path | None, flag: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """The tenant alone, as ``Connection.load`` finds it, where no gateway is asked; empty where none is named.
+
+    Raises:
+        ConfigurationError: the file is malformed.
+    """
+    return flag or environment.get("SEALKEEPER_TENANT") or _read_file(config, environment).get("tenant", "")
 
 
 def _read_file(config: Path | None, environment: Mapping[str, str]) -> dict[str, str]:

@@ -115,6 +115,16 @@ _NEXT_STEPS = {
 }
 
 
+# Of a connection that was not made, by what gRPC says of it.
+_HANDSHAKES = {
+    "CERTIFICATE_VERIFY_FAILED": "ca: it does not vouch for the gateway's certificate, or that is of another host: "
+    "name the right ca and endpoint",
+    "handshake failed": "endpoint: what answers there does not speak TLS: name the gateway's gRPC port",
+    "Socket closed": "if the gateway runs, it may not know who issued your certificate: name one that it knows "
+    "(certificate and key), and see its log",
+}
+
+
 def error_of(error: Any) -> ClientError:
     """Translate what gRPC raised."""
     from google.rpc import error_details_pb2
@@ -136,10 +146,18 @@ def error_of(error: Any) -> ClientError:
     return kind(
         error.details() or code,
         reason=info.reason or code,
-        next_step=info.metadata.get("next_step", "") or _NEXT_STEPS.get(code, ""),
+        next_step=info.metadata.get("next_step", "") or _next_step(code, error.details() or ""),
         violations=violations,
         retry_after=retry_after,
     )
+
+
+def _next_step(code: str, said: str) -> str:
+    if code == "UNAVAILABLE":
+        for sign, step in _HANDSHAKES.items():
+            if sign in said:
+                return step
+    return _NEXT_STEPS.get(code, "")
 
 
 def _details(error: Any) -> Sequence[Any]:
