@@ -27,7 +27,7 @@ def test_sign_and_verify_files_with_documented_exit_codes(gateway: Running, key:
     assert json.loads(bad.stdout)["steps"][-1]["name"] == "content"
     assert run(gateway, "verifier", "verify", "a", cwd=tmp_path).returncode == 2
     refused = run(gateway, "custodian", "sign", "a", "--key", key, "--json", cwd=tmp_path)
-    assert (refused.returncode, json.loads(refused.stderr)["error"]["reason"]) == (1, "PERMISSION_DENIED")
+    assert (refused.returncode, json.loads(refused.stdout)["reason"]) == (1, "PERMISSION_DENIED")
     gone = run(gateway, "ci", "keys", "show", "nobody", cwd=tmp_path)
     assert (gone.returncode, "next:" in gone.stderr, "Traceback" in gone.stderr) == (2, True, False)
 

@@ -5,29 +5,46 @@ Modules that take long to import are imported where they are used, so that ``sea
 
 from __future__ import annotations
 
+import os
 import sys
-from importlib.metadata import EntryPoint, entry_points, version
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sealkeeper.client.cli import keys, log, trust
+from sealkeeper.client.cli.arguments import asks_for_json, in_order
 from sealkeeper.client.cli.doctor import doctor
-from sealkeeper.client.cli.options import Options
-from sealkeeper.client.cli.output import note, print_error, print_text
+from sealkeeper.client.cli.failures import FAULT, INTERRUPTED, STOPPED, failure_of, usage_failure
+from sealkeeper.client.cli.options import EXIT_CODES, Options
+from sealkeeper.client.cli.output import (
+    OutputError,
+    ReaderGoneError,
+    flush_output,
+    print_failure,
+    print_text,
+    set_up_streams,
+)
+from sealkeeper.client.cli.server_commands import server_command, server_command_names
 from sealkeeper.client.cli.sign import sign
 from sealkeeper.client.cli.verify import verify
-from sealkeeper.client.errors import REFUSED, UNAVAILABLE, USAGE, ClientError
-from sealkeeper.verify.errors import LogCorruptError, ProofError, StepFailedError, VerifyError
 
 # Typer carries its own click and exports only some of its errors.
-_ClickError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
-_INTERRUPTED = 130
-_EPILOG = (
-    "Exit codes: 0 done or verified; 1 refused, not verified; 2 wrong usage or input; 3 the gateway does not answer."
-)
-_SERVER_COMMANDS = {"init": "Make a gateway's folder.", "serve": "Run a gateway."}
+_ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+# Where shells put the line that is being typed: bash; zsh and fish.
+_COMPLETED = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
+_EPILOG = """\
+Options of the gateway may stand before or after the command.
+
+Exit codes: 0 done or verified; 1 refused, not verified; 2 wrong usage or input; 3 the gateway does not answer; \
+70 a fault of Sealkeeper's own; 130 interrupted; 141 nobody read the output.
+
+--json: standard output is exactly one JSON document a command, for an error too (error, reason, next_step, \
+violations, exit_code), and standard error is for warnings only; `sign` of several files prints one array. \
+`log entries` is a stream: one document a line (NDJSON).
+"""
 
 app = typer.Typer(
     name="sealkeeper",
@@ -41,6 +58,8 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         print_text(f"sealkeeper {version('sealkeeper')}")
         raise typer.Exit
 
@@ -66,36 +85,17 @@ def root(
     context.obj = Options(config, endpoint, ca, certificate, client_key, tenant, insecure, timeout)
 
 
-app.command()(sign)
-app.command()(verify)
+app.command(epilog=EXIT_CODES)(sign)
+app.command(epilog="Exit codes: 0 verified; 1 refused; 2 wrong usage or input, or a file that is not there.")(verify)
 app.add_typer(keys.app, name="keys")
 app.add_typer(log.app, name="log")
 app.add_typer(trust.app, name="trust")
-app.command()(doctor)
-
-
-def _add_server_commands(arguments: list[str]) -> None:
-    """The server's commands: loaded only when one of them is meant, named in the help in any case."""
-    found: dict[str, EntryPoint] = {one.name: one for one in entry_points(group="sealkeeper.commands")}
-    for name, summary in _SERVER_COMMANDS.items():
-        if name in arguments and name in found:
-            try:
-                app.command(name)(found[name].load())
-                continue
-            except ModuleNotFoundError:
-                pass
-        app.command(name, help=summary)(_missing(name))
-
-
-def _missing(name: str) -> typer.models.CommandFunctionType:  # type: ignore[type-var]  # a command without arguments
-    def missing() -> None:
-        raise ClientError(f"sealkeeper {name} needs the server", next_step="pip install 'sealkeeper[server,pkcs11]'")
-
-    return missing  # type: ignore[return-value]
+app.command(epilog="Exit codes: 0 nothing is wrong; 1 something is; 2 wrong usage.")(doctor)
 
 
 def main() -> None:
     """Run the command line and exit."""
+    set_up_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -105,52 +105,49 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    _add_server_commands(arguments)
-    as_json = "--json" in arguments
+    as_json = asks_for_json(arguments)
     try:
-        result = app(arguments, standalone_mode=False)
-    except typer.Abort:
-        note("stopped")
-        return _INTERRUPTED
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        sys.stderr.close()
-        return 0
-    except Exception as error:
-        if isinstance(error, _ClickError):
-            return _usage(error, as_json=as_json)
-        code = _exit_code(error)
-        if code is None:
-            raise
-        print_error(error, as_json=as_json)
-        return code
+        code = _call(arguments)
+        if code == INTERRUPTED:
+            print_failure(STOPPED, as_json=as_json)
+        flush_output()
+        return code  # noqa: TRY300
+    except Exception as error:  # noqa: BLE001  # whatever it is, it ends in one of the exit codes
+        return _fail(error, as_json=as_json)
+
+
+def _call(arguments: list[str]) -> int:
+    command: Any = typer.main.get_command(app)
+    for name in server_command_names():
+        command.add_command(server_command(name, _words(arguments)), name)
+    try:
+        result = command.main(in_order(command, arguments), prog_name="sealkeeper", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
     return result if isinstance(result, int) else 0
 
 
-def _usage(error: Any, *, as_json: bool) -> int:
-    if as_json:
-        print_error(ClientError(error.format_message(), reason="USAGE"), as_json=True)
+def _words(arguments: list[str]) -> list[str]:
+    """Words of the command line; for a shell that asks for completions, of the line that is being typed."""
+    if "_SEALKEEPER_COMPLETE" not in os.environ:
+        return arguments
+    return " ".join(os.environ.get(name, "") for name in _COMPLETED).split()
+
+
+def _fail(error: Exception, *, as_json: bool) -> int:
+    if isinstance(error, _ClickError):
+        failure = usage_failure(error)
+        if not as_json:
+            error.show()
+            return failure.exit_code
     else:
-        error.show()
-    return USAGE
-
-
-def _exit_code(error: Exception) -> int | None:
-    """For an error that is foreseen; ``None`` for a fault of ours, which shows its traceback."""
-    if isinstance(error, ClientError):
-        return error.exit_code
-    if isinstance(error, StepFailedError | LogCorruptError | ProofError):
-        return REFUSED
-    if isinstance(error, VerifyError):
-        return USAGE
-    if isinstance(error, ConnectionError | TimeoutError):
-        return UNAVAILABLE
-    if isinstance(error, OSError):
-        return USAGE
-    # What the server's commands raise is known by its shape: the client does not import it.
-    reason = getattr(error, "reason", None)
-    if isinstance(reason, str) and reason.isupper():
-        return USAGE if reason in ("MISCONFIGURED", "PROVIDER_URI_INVALID") else UNAVAILABLE
-    return None
+        failure = failure_of(error)
+    if failure.exit_code == FAULT and os.environ.get("SEALKEEPER_DEBUG"):
+        traceback.print_exception(error)
+    if isinstance(error, ReaderGoneError):
+        return failure.exit_code
+    # A document would not get through where text did not.
+    print_failure(failure, as_json=as_json and not isinstance(error, OutputError))
+    with suppress(OutputError):
+        flush_output()
+    return failure.exit_code

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +12,7 @@ import typer
 
 from sealkeeper.client.cli.options import Json, Options, options_of
 from sealkeeper.client.cli.output import mark, print_json, print_text, printable
+from sealkeeper.client.cli.server_commands import INSTALL, server_is_installed
 from sealkeeper.client.errors import ClientError
 
 if TYPE_CHECKING:
@@ -77,16 +75,20 @@ def _findings(options: Options, gateway: Path | None, trust: Path | None) -> Ite
 
 
 def _gateway(settings: Path) -> Iterator[Finding]:
-    found = list(entry_points(group="sealkeeper.doctor"))
-    if not found:
-        yield Finding("gateway", False, "the server is not installed", "pip install 'sealkeeper[server]'")
-    for one in found:
+    from importlib.metadata import entry_points
+
+    if not server_is_installed():
+        yield Finding("gateway", False, "the server is not installed", INSTALL)
+        return
+    for one in entry_points(group="sealkeeper.doctor"):
         check: Callable[[Path], list[tuple[str, bool, str, str]]] = one.load()
         for name, passed, detail, next_step in check(settings):
             yield Finding(name, passed, detail, next_step)
 
 
 def _connection(connection: Connection, options: Options) -> Iterator[Finding]:
+    import socket
+
     warnings = connection.warnings()
     yield Finding("client settings", not warnings, "; ".join(warnings) or f"endpoint {connection.endpoint}")
     if not connection.insecure:
@@ -110,23 +112,16 @@ def _connection(connection: Connection, options: Options) -> Iterator[Finding]:
 
 
 def _certificate(connection: Connection) -> Finding:
-    from cryptography import x509
+    from sealkeeper.client.tls_files import certificates
 
-    name, renew = "client certificate", "have it issued anew, or name another file"
+    name = "client certificate"
     try:
         connection.credentials()
-        context = ssl.create_default_context()
-        context.load_cert_chain(str(connection.certificate), str(connection.key))
-        certificate = x509.load_pem_x509_certificate(Path(str(connection.certificate)).read_bytes())
+        end = certificates(connection.certificate, "certificate")[0].not_valid_after_utc
     except ClientError as error:
-        return Finding(name, False, str(error), "name the files that sealkeeper init made")
-    except (ssl.SSLError, ValueError):
-        return Finding(name, False, "certificate and key do not belong together, or one is malformed", renew)
-    now, end = datetime.now(UTC), certificate.not_valid_after_utc
-    if not certificate.not_valid_before_utc <= now <= end:
-        return Finding(name, False, f"it is valid from {certificate.not_valid_before_utc} to {end}", renew)
-    if end - now < _SOON:
-        return Finding(name, True, f"it expires soon, at {end}", renew)
+        return Finding(name, False, str(error), error.next_step)
+    if end - datetime.now(UTC) < _SOON:
+        return Finding(name, True, f"it expires soon, at {end}", "have it issued anew")
     return Finding(name, True, f"valid until {end:%Y-%m-%d}")
 
 

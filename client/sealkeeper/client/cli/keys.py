@@ -10,21 +10,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sealkeeper.client.cli.options import Json, options_of, write_atomically
+from sealkeeper.client.cli.options import EXIT_CODES, Json, options_of
 from sealkeeper.client.cli.output import print_json, print_table, print_text, printable
+from sealkeeper.client.cli.output_file import STDOUT, OutputFile
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from sealkeeper.v1 import resources_pb2
 
-app = typer.Typer(no_args_is_help=True, help="Keys and their versions.")
+app = typer.Typer(no_args_is_help=True, help="Keys and their versions.", epilog=EXIT_CODES)
 Key = Annotated[str, typer.Argument(help="NAME in your tenant, or tenants/T/keys/NAME.")]
 Version = Annotated[str, typer.Argument(help="NAME/NUMBER, or tenants/T/keys/NAME/versions/NUMBER.")]
 _PERIOD = re.compile(r"(\d{1,9})(s|m|h|d)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DESTRUCTIVE = {"DISABLED", "COMPROMISED", "DESTROY_SCHEDULED"}
 _STATES = ("ACTIVE", "VERIFY_ONLY", "DISABLED", "COMPROMISED", "DESTROY_SCHEDULED")
+
+
+def _states(incomplete: str) -> list[str]:
+    return [one for one in _STATES if one.startswith(incomplete.upper().replace("-", "_"))]
+
+
+def _algorithms(incomplete: str) -> list[str]:
+    from sealkeeper.verify.algorithms import ALGORITHMS
+
+    return [one for one in ALGORITHMS if one.startswith(incomplete.upper())]
 
 
 def _period(text: str | None, option: str) -> timedelta | None:
@@ -54,7 +65,9 @@ def _moment(text: str | None, option: str) -> datetime | None:
 def create(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="NAME of the new key: a-z, 0-9 and -.")],
-    algorithm: Annotated[str, typer.Option(help="As in Sigstore's PublicKeyDetails.")] = "PKIX_ECDSA_P256_SHA_256",
+    algorithm: Annotated[
+        str, typer.Option(help="As in Sigstore's PublicKeyDetails.", autocompletion=_algorithms)
+    ] = "PKIX_ECDSA_P256_SHA_256",
     provider: Annotated[str, typer.Option(help="Where it is to live [default: the gateway's]")] = "",
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
     json_output: Json = False,
@@ -157,7 +170,7 @@ def rotate(
 def set_state(
     context: typer.Context,
     version: Version,
-    state: Annotated[str, typer.Argument(help=f"One of {', '.join(_STATES)}.")],
+    state: Annotated[str, typer.Argument(help=f"One of {', '.join(_STATES)}.", autocompletion=_states)],
     compromise_time: Annotated[
         str | None,
         typer.Option(
@@ -206,20 +219,18 @@ def set_state(
 def public_key(
     context: typer.Context,
     key: Key,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="PEM file to write.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="PEM file to write.")] = Path(STDOUT),
     json_output: Json = False,
 ) -> None:
     """Print the public key of the ACTIVE version, or of a version, as PEM."""
     options = options_of(context)
-    with options.client() as client:
+    with OutputFile(output) as place, options.client() as client:
         found = client.public_key(options.key_name(key))
-    if output is not None:
-        write_atomically(output, found.pem.encode())
+        if not json_output or str(output) != STDOUT:
+            place.write(found.pem.encode())
     if json_output:
         document = {"keyVersion": found.key_version, "algorithm": _enum(found, "algorithm")}
         print_json({**document, "pem": found.pem, "hint": found.hint})
-    elif output is None:
-        print_text(found.pem.rstrip("\n"))
 
 
 def _print_versions(found: list[resources_pb2.KeyVersion]) -> None:

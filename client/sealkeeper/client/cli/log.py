@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
-from sealkeeper.client.cli.options import Json, options_of, write_atomically
-from sealkeeper.client.cli.output import mark, note, print_json, print_text, printable, progress
+from sealkeeper.client.cli.options import Json, options_of
+from sealkeeper.client.cli.output import mark, print_json, print_text, printable, progress
+from sealkeeper.client.cli.output_file import STDOUT, OutputFile
+from sealkeeper.client.errors import ConfigurationError, FieldViolation, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
+    from sealkeeper.client.client import Client
     from sealkeeper.v1 import log_pb2
-    from sealkeeper.verify.log import TileSource
+    from sealkeeper.verify.log import LogReport, TileSource
     from sealkeeper.verify.note import Checkpoint, NoteVerifier
 
-app = typer.Typer(no_args_is_help=True, help="The gateway's logs.")
+_EXIT_CODES = (
+    "Exit codes: 0 done or verified; 1 refused, or the log is not what it should be; 2 wrong usage or input; "
+    "3 what is asked does not answer."
+)
+app = typer.Typer(no_args_is_help=True, help="The gateway's logs.", epilog=_EXIT_CODES)
 Log = Annotated[str, typer.Option("--log", help="transparency, ct or audit.")]
+Trust = Annotated[
+    Path | None,
+    typer.Option(envvar="SEALKEEPER_TRUST", help="Trust root to check against; without it nothing is checked."),
+]
+LogKey = Annotated[
+    Path | None, typer.Option(help="File with the log's verifier key instead, as audit.vkey of the gateway.")
+]
 _MAX_FILE = 64 * 1024 * 1024
-_TIMEOUT = 30
+_MAX_KEY = 64 * 1024
+_MAX_NOTE = 1024 * 1024
+_TIMEOUT = 30.0
 
 
 @app.command()
 def checkpoint(
     context: typer.Context,
     log: Log = "transparency",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to keep it in, for --since.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to keep it in, for --since.")] = Path(STDOUT),
     json_output: Json = False,
 ) -> None:
     """Print the newest checkpoint, a signed note."""
-    with options_of(context).client() as client:
+    with OutputFile(output) as place, options_of(context).client() as client:
         found = client.checkpoint(f"logs/{log}")
-    if output is not None:
-        write_atomically(output, found.checkpoint.encode())
+        if not json_output or str(output) != STDOUT:
+            place.write(found.checkpoint.encode())
     if json_output:
-        root = base64.b64encode(found.root_hash).decode()
+        root = _base64(found.root_hash)
         print_json({"checkpoint": found.checkpoint, "treeSize": found.tree_size, "rootHash": root})
-    elif output is None:
-        print_text(found.checkpoint.rstrip("\n"))
 
 
 @app.command()
@@ -56,8 +70,7 @@ def show(
         for entry in client.entries(f"logs/{log}", index, 1):
             _print_entry(entry, as_json=json_output)
             return
-    note(f"there is no entry {index} yet")
-    raise typer.Exit(2)
+    raise NotFoundError(f"there is no entry {index} yet", reason="INDEX_OUT_OF_RANGE")
 
 
 @app.command()
@@ -95,53 +108,140 @@ def inclusion(
     index: Annotated[int, typer.Argument(help="Index of the entry.", min=0)],
     tree_size: Annotated[int, typer.Option(help="Size of the tree; 0 for the newest.", min=0)] = 0,
     log: Log = "transparency",
+    trust: Trust = None,
+    log_key: LogKey = None,
     json_output: Json = False,
 ) -> None:
-    """Ask for an inclusion proof, and check it."""
+    """Ask for a proof that an entry is in the log; with --trust, check it against the signed checkpoint."""
     from sealkeeper.verify.merkle import verify_inclusion
 
+    name = f"logs/{log}"
     with options_of(context).client() as client:
-        proof = client.inclusion_proof(f"logs/{log}", index, tree_size)
-    verify_inclusion(proof.leaf_hash, proof.log_index, proof.tree_size, list(proof.hashes), proof.root_hash)
-    hashes = [base64.b64encode(one).decode() for one in proof.hashes]
-    root = base64.b64encode(proof.root_hash).decode()
-    if json_output:
-        print_json({"logIndex": index, "treeSize": proof.tree_size, "rootHash": root, "hashes": hashes})
-        return
-    print_text(f"{mark(True)} entry {index} is in the tree of {proof.tree_size} entries, root hash {root}")
-    for one in hashes:
-        print_text(f"  {one}")
+        signed = _signed(client, name, trust, log_key)
+        proof = client.inclusion_proof(name, index, tree_size or (signed.checkpoint.size if signed is not None else 0))
+        if signed is not None:
+            verify_inclusion(proof.leaf_hash, index, proof.tree_size, list(proof.hashes), proof.root_hash)
+            _check_beginning(client, name, proof.tree_size, proof.root_hash, signed.checkpoint)
+    document = {"logIndex": proof.log_index, "treeSize": proof.tree_size, "rootHash": _base64(proof.root_hash)}
+    text = f"entry {index} is in the tree of {proof.tree_size} entries, root hash {document['rootHash']}"
+    _print_proof(
+        {**document, "leafHash": _base64(proof.leaf_hash)}, text, proof.hashes, signed=signed, as_json=json_output
+    )
 
 
 @app.command()
 def consistency(
     context: typer.Context,
-    first: Annotated[int, typer.Argument(help="The smaller size.", min=0)],
+    first: Annotated[int | None, typer.Argument(help="The smaller size [default: that of --since]", min=0)] = None,
     second: Annotated[int, typer.Argument(help="The larger size; 0 for the newest.", min=0)] = 0,
     log: Log = "transparency",
+    trust: Trust = None,
+    log_key: LogKey = None,
+    since: Annotated[Path | None, typer.Option(help="Checkpoint kept from before, instead of FIRST.")] = None,
     json_output: Json = False,
 ) -> None:
-    """Ask for a consistency proof: that nothing of the smaller tree was changed."""
+    """Ask for a proof that a log only grew; with --trust, check it against the signed checkpoint, and --since."""
+    from sealkeeper.verify.merkle import verify_consistency
+
+    if (first is None) == (since is None):
+        raise typer.BadParameter("give a size, or a checkpoint with --since", param_hint="FIRST")
+    name = f"logs/{log}"
     with options_of(context).client() as client:
-        proof = client.consistency_proof(f"logs/{log}", first, second)
-    hashes = [base64.b64encode(one).decode() for one in proof.hashes]
-    if json_output:
-        print_json({"firstSize": proof.first_size, "secondSize": proof.second_size, "hashes": hashes})
+        signed = _signed(client, name, trust, log_key)
+        earlier = _earlier(since, signed)
+        start = earlier.size if earlier is not None else first or 0
+        proof = client.consistency_proof(name, start, second or (signed.checkpoint.size if signed is not None else 0))
+        if signed is not None:
+            old = earlier.root_hash if earlier is not None else _root(client, name, start, signed.checkpoint)
+            new = _root(client, name, proof.second_size, signed.checkpoint)
+            verify_consistency(start, proof.second_size, list(proof.hashes), old, new)
+    document = {"firstSize": proof.first_size, "secondSize": proof.second_size}
+    text = f"the tree of {proof.first_size} entries is the beginning of that of {proof.second_size}"
+    _print_proof(document, text, proof.hashes, signed=signed, as_json=json_output)
+
+
+def _print_proof(
+    document: dict[str, Any], text: str, proof: Sequence[bytes], *, signed: _Signed | None, as_json: bool
+) -> None:
+    hashes = [_base64(one) for one in proof]
+    if as_json:
+        print_json({**document, "hashes": hashes, "checked": signed is not None})
         return
-    print_text(f"from {proof.first_size} to {proof.second_size} entries, {len(hashes)} hashes")
+    if signed is not None:
+        print_text(f"{mark(True)} {text}, as signed by {printable(signed.verifier.name)}")
+    else:
+        print_text(f"not checked, as there is no --trust: the gateway says that {text}")
     for one in hashes:
         print_text(f"  {one}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    """The newest checkpoint, and the key whose signature on it has been checked."""
+
+    checkpoint: Checkpoint
+    verifier: NoteVerifier
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """A log of which only the checkpoint is here."""
+
+    checkpoint: bytes
+
+    def read(self, path: str) -> bytes | None:
+        return self.checkpoint if path == "checkpoint" else None
+
+
+def _signed(client: Client, name: str, trust: Path | None, log_key: Path | None) -> _Signed | None:
+    """The log's newest checkpoint, checked; ``None`` where there is nothing to check it with."""
+    from sealkeeper.verify.log import read_checkpoint
+
+    if trust is None and log_key is None:
+        return None
+    source = _Fetched(client.checkpoint(name).checkpoint.encode())
+    verifier = _verifier(source, trust or Path(), log_key)
+    return _Signed(read_checkpoint(source, verifier), verifier)
+
+
+def _earlier(since: Path | None, signed: _Signed | None) -> Checkpoint | None:
+    if since is None:
+        return None
+    if signed is None:
+        raise typer.BadParameter("needs --trust or --log-key, to check signatures with", param_hint="--since")
+    earlier = _checkpoint(since, signed.verifier)
+    if earlier.origin != signed.checkpoint.origin:
+        raise typer.BadParameter(f"is of another log: {printable(earlier.origin)}", param_hint="--since")
+    return earlier
+
+
+def _root(client: Client, name: str, size: int, signed: Checkpoint) -> bytes:
+    """Root hash of the first entries of the signed tree; whatever the gateway says of it is checked."""
+    from sealkeeper.verify.merkle import EMPTY_ROOT
+
+    if size == 0:
+        return EMPTY_ROOT
+    root = client.inclusion_proof(name, size - 1, size).root_hash
+    _check_beginning(client, name, size, root, signed)
+    return root
+
+
+def _check_beginning(client: Client, name: str, size: int, root: bytes, signed: Checkpoint) -> None:
+    """The tree with this root is the signed one, or its beginning."""
+    from sealkeeper.verify.merkle import verify_consistency
+
+    hashes = client.consistency_proof(name, size, signed.size).hashes if size < signed.size else ()
+    verify_consistency(size, signed.size, list(hashes), root, signed.root_hash)
+
+
 @app.command()
 def verify(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(help="Folder with checkpoint and tile/, or its http(s) URL.")],
     trust: Annotated[
         Path, typer.Option(envvar="SEALKEEPER_TRUST", help="Folder that sealkeeper trust export wrote.")
     ] = Path("trust"),
-    log_key: Annotated[
-        Path | None, typer.Option(help="File with the log's verifier key instead, as audit.vkey of the gateway.")
-    ] = None,
+    log_key: LogKey = None,
     since: Annotated[
         Path | None, typer.Option(help="Checkpoint kept from before, which the log must still contain.")
     ] = None,
@@ -149,37 +249,40 @@ def verify(
 ) -> None:
     """Walk a whole log from its tiles, offline. Exit code 0: one history; 1: the first bad entry is named."""
     from sealkeeper.verify import LogCorruptError
-    from sealkeeper.verify.log import read_checkpoint, verify_log
 
-    opened = _open(source)
+    opened = _open(source, options_of(context).timeout)
     verifier = _verifier(opened, trust, log_key)
     earlier = _checkpoint(since, verifier) if since is not None else None
     try:
-        total = read_checkpoint(opened, verifier).size
-        with progress("checking entries", total, quiet=json_output, least=50_000) as advance:
-            done = 0
-
-            def told(now: int, _: int) -> None:
-                nonlocal done
-                advance(now - done)
-                done = now
-
-            report = verify_log(opened, verifier, earlier=earlier, progress=told)
+        report = _walk(opened, verifier, earlier, quiet=json_output)
     except LogCorruptError as error:
         if json_output:
             print_json({"verified": False, "log": verifier.name, "firstBadEntry": error.index, "problem": str(error)})
         else:
-            print_text(f"{mark(False)} {verifier.name}: {printable(error)}")
+            print_text(f"{mark(False)} {printable(verifier.name)}: {printable(error)}")
             if error.index is not None:
                 print_text(f"  first bad entry: {error.index}")
         raise typer.Exit(1) from None
-    root = base64.b64encode(report.checkpoint.root_hash).decode()
+    root, size = _base64(report.checkpoint.root_hash), report.checkpoint.size
     if json_output:
-        print_json({"verified": True, "log": verifier.name, "treeSize": report.checkpoint.size, "rootHash": root})
+        print_json({"verified": True, "log": verifier.name, "treeSize": size, "rootHash": root})
     else:
-        print_text(
-            f"{mark(True)} {verifier.name}: {report.checkpoint.size} entries lead to the signed root hash {root}"
-        )
+        print_text(f"{mark(True)} {printable(verifier.name)}: {size} entries lead to the signed root hash {root}")
+
+
+def _walk(source: TileSource, verifier: NoteVerifier, earlier: Checkpoint | None, *, quiet: bool) -> LogReport:
+    from sealkeeper.verify.log import read_checkpoint, verify_log
+
+    total = read_checkpoint(source, verifier).size
+    with progress("checking entries", total, quiet=quiet, least=50_000) as advance:
+        done = 0
+
+        def told(now: int, _: int) -> None:
+            nonlocal done
+            advance(now - done)
+            done = now
+
+        return verify_log(source, verifier, earlier=earlier, progress=told)
 
 
 def _verifier(source: TileSource, trust: Path, log_key: Path | None) -> NoteVerifier:
@@ -187,25 +290,47 @@ def _verifier(source: TileSource, trust: Path, log_key: Path | None) -> NoteVeri
     from sealkeeper.verify.log import trusted_verifier
     from sealkeeper.verify.note import NoteVerifier
 
-    if log_key is not None:
-        return NoteVerifier.from_vkey(log_key.read_text("utf-8"))
-    return trusted_verifier(source, TrustRoot.from_directory(trust))
+    if log_key is None:
+        return trusted_verifier(source, TrustRoot.from_directory(trust))
+    return NoteVerifier.from_vkey(_limited(log_key, _MAX_KEY, "--log-key").decode("utf-8", "replace"))
 
 
 def _checkpoint(path: Path, verifier: NoteVerifier) -> Checkpoint:
     from sealkeeper.verify.note import parse_checkpoint, parse_signed_note
 
-    note = parse_signed_note(path.read_bytes())
+    note = parse_signed_note(_limited(path, _MAX_NOTE, "--since"))
     verifier.verify(note)
     return parse_checkpoint(note.text)
 
 
-def _open(source: str) -> TileSource:
+def _limited(path: Path, most: int, option: str) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise typer.BadParameter(f"{printable(path)} is longer than {most // 1024} KiB", param_hint=option)
+    return data
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _open(source: str, timeout: float) -> TileSource:
     from sealkeeper.verify.log import DirectorySource
 
-    if source.startswith(("http://", "https://")):
-        return HttpSource(source)
-    return DirectorySource(Path(source))
+    opened: TileSource
+    if "://" in source:
+        opened = HttpSource(source, timeout)
+    else:
+        folder = Path(source)
+        if not folder.is_dir():
+            raise typer.BadParameter(f"{printable(source)} is not a folder", param_hint="SOURCE")
+        opened = DirectorySource(folder)
+        if (folder / "tile").exists():
+            return opened
+    if opened.read("checkpoint") is None:
+        raise typer.BadParameter(f"there is no log at {printable(source)}: no checkpoint", param_hint="SOURCE")
+    return opened
 
 
 class HttpSource:
@@ -213,28 +338,54 @@ class HttpSource:
 
     Args:
         url: where its checkpoint and tile/ are.
+        timeout: seconds that each answer may take.
+
+    Raises:
+        ConfigurationError: it is no http or https URL.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = urlsplit(url)
-        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(self._url.netloc, timeout=_TIMEOUT)
+    def __init__(self, url: str, timeout: float = _TIMEOUT) -> None:
+        import http.client
+        from urllib.parse import urlsplit
+
+        kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+        try:
+            self._url = urlsplit(url)
+            kind = kinds[self._url.scheme if self._url.hostname else ""]
+            self._connection = kind(self._url.netloc, timeout=timeout)
+        except (ValueError, KeyError, http.client.InvalidURL):
+            raise ConfigurationError(
+                f"{url!r} is not a URL that a log can be read from",
+                reason="URL_INVALID",
+                next_step="give a folder, or a URL as http://127.0.0.1:8080/transparency",
+                violations=[FieldViolation("SOURCE", "must be a folder or an http or https URL")],
+            ) from None
 
     def read(self, path: str) -> bytes | None:
         """The file; ``None`` where there is none.
 
         Raises:
-            OSError: it cannot be read.
+            UnavailableError: it cannot be read.
         """
+        import http.client
+
+        host = self._url.netloc
         try:
             self._connection.request("GET", f"{self._url.path.rstrip('/')}/{path}")
             response = self._connection.getresponse()
-            data = response.read(_MAX_FILE)
+            data: bytes = response.read(_MAX_FILE)
             response.close()
+        except http.client.InvalidURL as error:
+            raise ConfigurationError(f"the log's URL: {error}", reason="URL_INVALID") from None
         except http.client.HTTPException as error:
-            raise ConnectionError(f"{self._url.netloc} does not speak HTTP: {type(error).__name__}") from None
+            raise UnavailableError(f"{host} does not speak HTTP: {type(error).__name__}") from None
+        except OSError as error:
+            raise UnavailableError(
+                f"{host} cannot be read: {error.strerror or error}",
+                next_step="check the URL, and that something answers there",
+            ) from None
         if response.status == http.client.NOT_FOUND:
             return None
         if response.status != http.client.OK:
-            raise ConnectionError(f"{self._url.netloc} answered {response.status} for {path}")
+            raise UnavailableError(f"{host} answered {response.status} for {path}")
         return data

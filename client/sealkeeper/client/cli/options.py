@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -11,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from sealkeeper.client.cli.output import note
+from sealkeeper.client.errors import ConfigurationError, FieldViolation
 
 if TYPE_CHECKING:
     from sealkeeper.client.client import Client
     from sealkeeper.client.connection import Connection
 
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+EXIT_CODES = "Exit codes: 0 done; 1 refused; 2 wrong usage or input; 3 the gateway does not answer."
+"""What ``--help`` of a command says."""
+
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +66,20 @@ class Options:
         return Client(connection, timeout=self.timeout)
 
     def parent(self) -> str:
-        """``tenants/{tenant}`` of the connection.
+        """``tenants/{tenant}``; no gateway need be named for it.
 
         Raises:
             ConfigurationError: no tenant is named.
         """
-        from sealkeeper.client.errors import ConfigurationError
+        from sealkeeper.client.connection import load_tenant
 
-        tenant = self.connection().tenant
+        tenant = load_tenant(self.config, self.tenant)
         if not tenant:
-            raise ConfigurationError("no tenant is named", next_step="give --tenant, or set it in the client's file")
+            raise ConfigurationError(
+                "no tenant is named",
+                next_step="give --tenant, set it in the client's file, or give the full name: tenants/T/keys/NAME",
+                violations=[FieldViolation("tenant", "is needed for a short name")],
+            )
         return f"tenants/{tenant}"
 
     def key_name(self, name: str) -> str:
@@ -88,20 +94,3 @@ def options_of(context: typer.Context) -> Options:
     """What was said before the command."""
     options = context.find_root().obj
     return options if isinstance(options, Options) else Options()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all.
-
-    Raises:
-        OSError: it cannot be written; what was there before is still there.
-    """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

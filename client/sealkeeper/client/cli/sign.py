@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from sealkeeper.client.cli.options import Json, options_of, write_atomically
-from sealkeeper.client.cli.output import SUFFIX, print_json, print_text, printable, progress
+from sealkeeper.client.cli.options import Json, options_of
+from sealkeeper.client.cli.output import SUFFIX, note, print_json, print_text, printable, progress
+from sealkeeper.client.cli.output_file import ROOM, STDOUT, OutputFile
 
 if TYPE_CHECKING:
     from sealkeeper.client.client import Client
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1024 * 1024
 _MAX_MESSAGE = 4 * 1024 * 1024
+_MAX_NAME = 512
 _BATCH = 1000
 _STDIN = "-"
 
@@ -34,17 +40,39 @@ class Material(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Artifact:
-    """A file to sign, and where its bundle goes; ``None`` is standard output."""
+    """A file to sign, ``None`` for standard input, and where its bundle goes."""
 
     path: Path | None
-    output: Path | None
+    output: Path
 
     @property
     def name(self) -> str:
-        return self.path.name if self.path is not None else "stdin"
+        """What it is called in the audit log: 512 printable characters at most; what else a name has is spelled out."""
+        if self.path is None:
+            return "stdin"
+        return printable(os.fsencode(self.path.name).decode("utf-8", "backslashreplace"))[:_MAX_NAME]
 
-    def open(self) -> BinaryIO:
-        return self.path.open("rb") if self.path is not None else sys.stdin.buffer
+    @property
+    def size(self) -> int | None:
+        """Bytes, where it is a regular file."""
+        found = self.path.stat() if self.path is not None else None
+        return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open it; a file that was changed before it is closed is an error."""
+        if self.path is None:
+            yield sys.stdin.buffer
+            return
+        with self.path.open("rb") as file:
+            before = _state(os.fstat(file.fileno()))
+            yield file
+            if stat.S_ISREG(before[0]) and not (before == _state(os.fstat(file.fileno())) == _state(self.path.stat())):
+                raise typer.BadParameter(f"{printable(self.path)} was changed while it was read", param_hint="FILE")
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int, int, int]:
+    return found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def sign(
@@ -55,8 +83,13 @@ def sign(
         Material, typer.Option(help="What proves the signer: a hint at the public key, or a short-lived certificate.")
     ] = Material.PUBLIC_KEY,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Bundle file, or folder for many [default: FILE.sigstore.json]"),
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="Bundle file, - for standard output, or folder for many [default: FILE.sigstore.json]",
+        ),
     ] = None,
     dsse: Annotated[bool, typer.Option("--dsse", help="Sign each file as the payload of a DSSE envelope.")] = False,
     payload_type: Annotated[str, typer.Option(help="Media type of the DSSE payload.")] = "application/vnd.in-toto+json",
@@ -66,37 +99,83 @@ def sign(
     options = options_of(context)
     artifacts = _artifacts(files, output)
     name = options.key_name(key)
-    with options.client() as client:
+    reports = []
+    with ExitStack() as stack:
+        places = _places(artifacts, stack, dsse=dsse)
+        client = stack.enter_context(options.client())
         contents = _contents(client, name, artifacts, payload_type if dsse else None, quiet=json_output)
         results = _sign_all(client, name, artifacts, contents, material is Material.CERTIFICATE, quiet=json_output)
-        for artifact, version, signature in results:
-            _hand_over(artifact, version, signature, as_json=json_output)
+        # Where a bundle goes to standard output, what is said does not.
+        say = note if any(str(one.output) == STDOUT for one in artifacts) else print_text
+        for (artifact, version, signature), place in zip(results, places, strict=True):
+            if not json_output or str(artifact.output) != STDOUT:
+                place.write(signature.bundle + b"\n")
+            if not json_output and artifact.path is not None:
+                say(f"signed {printable(artifact.name)} with {version}, log entry {signature.log_index}")
+                say(f"  {printable(artifact.output)}")
+            reports.append(_report(artifact, version, signature))
+    if json_output:
+        print_json(reports if len(reports) > 1 else reports[0])
 
 
-def _artifacts(files: Sequence[str], output: Path | None) -> list[_Artifact]:
+def _artifacts(files: Sequence[str], output: str | None) -> list[_Artifact]:
     if files.count(_STDIN) > 1:
         raise typer.BadParameter("standard input can be signed once", param_hint="FILE")
-    folder = output if output is not None and (output.is_dir() or len(files) > 1) else None
-    if folder is not None and not folder.is_dir():
-        raise typer.BadParameter(f"{folder} is not a folder, and there are many files", param_hint="--output")
+    if _STDIN in files and sys.stdin is None:
+        raise typer.BadParameter("standard input is closed", param_hint="FILE")
+    folder = _folder(files, output)
     made = []
     for file in files:
         path = Path(file) if file != _STDIN else None
-        if path is not None and not path.is_file():
-            raise typer.BadParameter(f"{printable(path)} is not a file", param_hint="FILE")
+        if path is not None and not path.exists():
+            raise typer.BadParameter(f"{printable(path)} is not there", param_hint="FILE")
+        if path is not None and path.is_dir():
+            raise typer.BadParameter(f"{printable(path)} is a folder", param_hint="FILE")
         made.append(_Artifact(path, _output_of(path, output, folder)))
-    places = [one.output for one in made if one.output is not None]
+    places = [os.path.realpath(one.output) for one in made]
     if len(set(places)) < len(places):
         raise typer.BadParameter("two files would have the same bundle file", param_hint="FILE")
+    if str(STDOUT) in (str(one.output) for one in made) and sys.stdout is None:
+        raise typer.BadParameter("standard output is closed", param_hint="--output")
     return made
 
 
-def _output_of(path: Path | None, output: Path | None, folder: Path | None) -> Path | None:
+def _folder(files: Sequence[str], output: str | None) -> Path | None:
+    if output is None or output == STDOUT:
+        return None
+    path = Path(output)
+    if path.is_dir():
+        return path
+    if output.endswith("/"):
+        raise typer.BadParameter(f"{printable(output)} is not a folder: make it first", param_hint="--output")
+    if len(files) > 1:
+        raise typer.BadParameter(
+            f"{printable(path)} is not a folder, and there are many files: make it first", param_hint="--output"
+        )
+    return None
+
+
+def _output_of(path: Path | None, output: str | None, folder: Path | None) -> Path:
     if folder is not None:
         return folder / f"{path.name if path is not None else 'stdin'}{SUFFIX}"
-    if output is not None:
-        return output
-    return path.with_name(path.name + SUFFIX) if path is not None else None
+    if output is not None or path is None:
+        return Path(output or STDOUT)
+    if not path.is_file():
+        raise typer.BadParameter(
+            f"is needed: {printable(path)} is a pipe or device, beside which no bundle is put", param_hint="--output"
+        )
+    return path.with_name(path.name + SUFFIX)
+
+
+def _places(artifacts: Sequence[_Artifact], stack: ExitStack, *, dsse: bool) -> list[OutputFile]:
+    """Where the bundles go, tried before anything is signed: what is in the log and nowhere else is lost."""
+    inputs = [one.path for one in artifacts if one.size is not None and one.path is not None]
+    places = []
+    for one in artifacts:
+        # A DSSE bundle holds its payload, in base64.
+        room = ROOM + (2 * min(one.size or 0, _MAX_MESSAGE) if dsse else 0)
+        places.append(stack.enter_context(OutputFile(one.output, room=room, inputs=inputs)))
+    return places
 
 
 def _contents(
@@ -115,8 +194,7 @@ def _contents(
     algorithm = ALGORITHMS[resources_pb2.PublicKeyDetails.Name(value).removeprefix("PUBLIC_KEY_DETAILS_")]
     for one in artifacts:
         if algorithm.signs_digest:
-            size = one.path.stat().st_size if one.path is not None else None
-            with progress(f"hashing {one.name}", size, quiet=quiet) as advance:
+            with progress(f"hashing {one.name}", one.size, quiet=quiet) as advance:
                 yield digest_content(algorithm.digest, _digest(one, algorithm.digest, advance), one.name)
         else:
             yield message_content(_whole(one, f"what {algorithm.name} signs"), one.name)
@@ -182,20 +260,12 @@ def _batches(contents: Iterator[signing_pb2.SignContent]) -> Iterator[list[signi
         yield batch
 
 
-def _hand_over(artifact: _Artifact, version: str, signature: signing_pb2.Signature, *, as_json: bool) -> None:
-    if artifact.output is None:
-        print_text(signature.bundle.decode())
-        return
-    write_atomically(artifact.output, signature.bundle + b"\n")
-    if as_json:
-        print_json(
-            {
-                "artifact": str(artifact.path) if artifact.path is not None else "-",
-                "bundle": str(artifact.output),
-                "keyVersion": version,
-                "logIndex": signature.log_index,
-            }
-        )
-    else:
-        print_text(f"signed {printable(artifact.name)} with {version}, log entry {signature.log_index}")
-        print_text(f"  {printable(artifact.output)}")
+def _report(artifact: _Artifact, version: str, signature: signing_pb2.Signature) -> dict[str, Any]:
+    """For ``--json``; with the bundle itself where that has no file."""
+    report: dict[str, Any] = {
+        "artifact": str(artifact.path) if artifact.path is not None else _STDIN,
+        "bundle": str(artifact.output),
+        "keyVersion": version,
+        "logIndex": signature.log_index,
+    }
+    return {**report, "document": json.loads(signature.bundle)} if str(artifact.output) == STDOUT else report

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sealkeeper.client.cli.options import Json, options_of, write_atomically
-from sealkeeper.client.cli.output import print_json, print_table, print_text
+from sealkeeper.client.cli.options import EXIT_CODES, Json, options_of
+from sealkeeper.client.cli.output import note, print_json, print_table, print_text, printable
+from sealkeeper.client.cli.output_file import write_file
 
 if TYPE_CHECKING:
     from sealkeeper.verify import TrustRoot
     from sealkeeper.verify.trust import Validity
 
-app = typer.Typer(no_args_is_help=True, help="The trust root: what verifiers trust.")
+app = typer.Typer(no_args_is_help=True, help="The trust root: what verifiers trust.", epilog=EXIT_CODES)
 _FILES = ("trusted_root", "keys", "signing_config")
 
 
@@ -32,10 +33,10 @@ def export(
         found = client.trust_root(options.parent())
     # Only what can be read is written, and never half of it.
     new = TrustRoot.from_json(found.trusted_root, found.keys)
-    old = _states(TrustRoot.from_directory(directory)) if (directory / "trusted_root.json").exists() else {}
+    old = _old(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for name in _FILES:
-        write_atomically(directory / f"{name}.json", getattr(found, name))
+        write_file(directory / f"{name}.json", getattr(found, name))
     changes = _changes(old, _states(new))
     if json_output:
         print_json({"directory": str(directory), "keys": len(new.tenant_keys), "changes": changes})
@@ -43,6 +44,19 @@ def export(
     print_text(f"wrote {directory}: {len(new.logs)} log, {len(new.tenant_keys)} key versions")
     for one in changes:
         print_text(f"  {one}")
+
+
+def _old(directory: Path) -> dict[str, str]:
+    """The states that the folder holds so far; none where it cannot be read, which is what the new one repairs."""
+    from sealkeeper.verify import TrustRoot, TrustRootError
+
+    if not (directory / "trusted_root.json").exists():
+        return {}
+    try:
+        return _states(TrustRoot.from_directory(directory))
+    except TrustRootError as error:
+        note(f"warning: what was in {printable(directory)} cannot be read and is replaced: {printable(error)}")
+        return {}
 
 
 def _states(root: TrustRoot) -> dict[str, str]:

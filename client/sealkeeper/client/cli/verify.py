@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,14 +46,24 @@ def verify(
         raise typer.BadParameter("who must have signed? Give --key, or --identity with --issuer", param_hint="--key")
     name = options_of(context).key_name(key) if key is not None else None
     policy = Policy(key=name, identity=identity, issuer=issuer, any_signer=any_signer)
-    root = TrustRoot.from_directory(trust)
+    size = _size(file)
     data = _read_bundle(file, bundle)
-    size = Path(file).stat().st_size if file not in (None, "-") and Path(str(file)).is_file() else 0
+    root = TrustRoot.from_directory(trust)
     with progress(f"hashing {file}", size, quiet=json_output) as advance:
         result = verify_bundle(data, _artifact(file, digest, advance), root, policy)
     _report(result, policy, as_json=json_output)
     if not result.verified:
         raise typer.Exit(1)
+
+
+def _size(file: str | None) -> int:
+    """Bytes of the artifact; 0 where that is no regular file."""
+    if file is None or file == "-":
+        return 0
+    found = Path(file).stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise typer.BadParameter(f"{printable(file)} is a folder", param_hint="FILE")
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def _read_bundle(file: str | None, bundle: Path | None) -> bytes:
@@ -75,9 +86,18 @@ def _artifact(file: str | None, digest: str | None, advance: Any) -> Artifact | 
             return Artifact.from_digest(_DIGESTS[name], bytes.fromhex(value))
         except (KeyError, ValueError):
             raise typer.BadParameter("must be sha256:HEX, sha384:HEX or sha512:HEX", param_hint="--digest") from None
+    if file is None:
+        return None
     if file == "-":
+        if sys.stdin is None:
+            raise typer.BadParameter("standard input is closed", param_hint="FILE")
         return Artifact.from_stream(sys.stdin.buffer)
-    return Artifact.from_path(Path(file), advance) if file is not None else None
+    path = Path(file)
+    if path.is_file():
+        return Artifact.from_path(path, advance)
+    # A pipe can be read once.
+    with path.open("rb") as stream:
+        return Artifact.from_stream(stream)
 
 
 def _report(result: VerificationResult, policy: Policy, *, as_json: bool) -> None:
