@@ -1,4 +1,7 @@
-"""The gateway is killed again and again while clients sign: all they received is in the log, which has one history."""
+"""The gateway is killed again and again, while clients sign and while it is being opened.
+
+All that clients received is in the log, which has one history.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import asyncio
 import json
 import random
 import signal
+import time
 from base64 import b64decode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,10 +27,12 @@ from sealkeeper.verify import Artifact, Policy, verify
 from sealkeeper.verify.log import DirectorySource, trusted_verifier, verify_log
 from sealkeeper.verify.merkle import EMPTY_ROOT, leaf_hash, node_hash
 from sealkeeper.verify.note import NoteVerifier, parse_checkpoint, parse_signed_note
-from tests.e2e.running import NO_RETRY, Running
+from tests.e2e.running import NO_RETRY, PARENT, Running
 
-ROUNDS = 20
+ROUNDS = 10
 CLIENTS = 8
+BATCH = 7
+ALGORITHM = "PKIX_ED25519"
 
 
 @dataclass
@@ -32,33 +40,78 @@ class Received:
     """What clients were given, and the newest request of each that was not answered."""
 
     bundles: list[tuple[bytes, signing_pb2.Signature]] = field(default_factory=list)
-    unanswered: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    unanswered: dict[int, tuple[str, list[bytes]]] = field(default_factory=dict)
+    keys: set[str] = field(default_factory=set)
 
 
 async def sign_until_killed(gateway: Running, key: str, received: Received, seconds: float, round_: int) -> None:
     async def one(number: int) -> None:
+        batch = BATCH if number % 4 == 1 else 1
         async with AsyncClient(gateway.connection("ci"), retry=NO_RETRY, timeout=10) as client:
             for count in range(1_000_000):
                 # A request that the last kill swallowed is asked again first.
-                request_id, message = received.unanswered.get(
-                    number, (f"{round_}-{number}-{count}", b"%d %d %d" % (round_, number, count))
+                request_id, messages = received.unanswered.get(
+                    number,
+                    (
+                        f"{round_}-{number}-{count}",
+                        [b"%d %d %d %d" % (round_, number, count, place) for place in range(batch)],
+                    ),
                 )
-                received.unanswered[number] = request_id, message
+                received.unanswered[number] = request_id, messages
+                contents, certificate = [message_content(message) for message in messages], number % 4 == 0
                 try:
-                    answer = await client.sign(
-                        key, message_content(message), certificate=number % 4 == 0, request_id=request_id
-                    )
+                    if batch > 1:
+                        answer = await client.sign_batch(key, contents, request_id=request_id)
+                        signatures = list(answer.signatures)
+                    else:
+                        single = await client.sign(key, *contents, certificate=certificate, request_id=request_id)
+                        signatures = [single.signature]
                 except ClientError:
                     return
-                received.bundles.append((message, answer.signature))
+                received.bundles += zip(messages, signatures, strict=True)
                 del received.unanswered[number]
 
+    async def create_keys() -> None:
+        async with AsyncClient(gateway.connection("custodian"), retry=NO_RETRY, timeout=10) as client:
+            for count in range(1_000_000):
+                try:
+                    answer = await client.create_key(PARENT, f"key-{round_}-{count}", ALGORITHM)
+                except ClientError:
+                    return
+                received.keys.add(answer.key.name)
+
     tasks = [asyncio.create_task(one(number)) for number in range(CLIENTS)]
+    tasks.append(asyncio.create_task(create_keys()))
     # How long is chance; that it is killed at work is not.
     await asyncio.sleep(seconds)
     assert gateway.process is not None
     gateway.process.send_signal(signal.SIGKILL)
     await asyncio.gather(*tasks)
+
+
+def journal(gateway: Running) -> dict[str, int]:
+    """The journal's segments and when they were written: nothing changes them until an opening is in its midst."""
+    with suppress(FileNotFoundError):
+        return {path.name: path.stat().st_mtime_ns for path in (gateway.logs / "journal").iterdir()}
+    return {}
+
+
+def kill_while_opening(gateway: Running, seconds: float) -> None:
+    """Start the gateway and kill it when it has begun to change what lies there, before it serves."""
+    before = journal(gateway)
+    with ThreadPoolExecutor(1) as thread:
+        starting = thread.submit(gateway.start)
+        while journal(gateway) == before and not starting.done():
+            time.sleep(0.001)
+        # At which step of the opening is chance.
+        time.sleep(seconds)
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGKILL)
+        served = starting.exception() is None
+    assert gateway.stop(signal.SIGKILL) == -signal.SIGKILL
+    if served:
+        # It was too quick: once more, at the first change.
+        kill_while_opening(gateway, 0)
 
 
 def checkpoints_of(received: Received) -> Iterator[str]:
@@ -85,18 +138,26 @@ def roots_by_size(entries: list[log_pb2.LogEntry]) -> list[bytes]:
 @pytest.mark.timeout(600)
 def test_every_signature_received_is_in_the_one_history(tmp_path: Path) -> None:
     gateway, received, chance = Running.make(tmp_path / "gateway"), Received(), random.Random(20261124)
-    key, published = "", list[str]()
+    key, published, kills = "", list[str](), 0
     for round_ in range(ROUNDS):
+        # The first opening of all is killed too, and some twice in a row.
+        for _ in range((1, 0, 2, 2)[round_ % 4]):
+            kill_while_opening(gateway, chance.uniform(0, 0.02))
+            kills += 1
         gateway.start()
         key = key or gateway.create_key("release")
         asyncio.run(sign_until_killed(gateway, key, received, chance.uniform(0.05, 0.6), round_))
         assert gateway.stop(signal.SIGKILL) == -signal.SIGKILL
+        kills += 1
         published.append((gateway.logs / "transparency" / "checkpoint").read_text())
-    assert len(received.bundles) > ROUNDS
+    assert kills >= 20
+    assert len(received.bundles) > ROUNDS * BATCH
     with gateway.running():
         trust = gateway.trust()
         with gateway.client("verifier") as client:
             entries = list(client.entries("logs/transparency"))
+        with gateway.client("custodian") as client:
+            assert {one.name for one in client.list_keys(PARENT)} >= received.keys
     for message, signature in received.bundles:
         [entry] = json.loads(signature.bundle)["verificationMaterial"]["tlogEntries"]
         assert entries[signature.log_index].body == b64decode(entry["canonicalizedBody"])
