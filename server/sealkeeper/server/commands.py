@@ -23,6 +23,7 @@ from sealkeeper.server.errors import ConfigurationError
 from sealkeeper.server.identity import Role
 
 if TYPE_CHECKING:
+    from sealkeeper.server.gateway import Gateway
     from sealkeeper.server.settings import Settings
 
 _log = logging.getLogger("sealkeeper")
@@ -89,17 +90,24 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="No TLS, no identity: for a loopback address only.")
     ] = False,
+    accept_clock: Annotated[
+        bool,
+        typer.Option("--accept-clock", help="Take the machine's clock for right though there are newer records."),
+    ] = False,
 ) -> None:
     """Run the gateway until SIGTERM or SIGINT; log lines are JSON on standard error."""
     # What a process remembers must not end in a file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # gRPC's core, once loaded, would write lines of its own among ours, which are JSON.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if insecure:
         os.environ["SEALKEEPER_GATEWAY__INSECURE"] = "true"
     import uvloop
 
     from sealkeeper.server.settings import SETTINGS_FILE, load_settings
 
-    uvloop.run(_serve(load_settings(settings / SETTINGS_FILE if settings.is_dir() else settings)))
+    loaded = load_settings(settings / SETTINGS_FILE if settings.is_dir() else settings)
+    uvloop.run(_serve(loaded, accept_clock=accept_clock))
 
 
 def issue(
@@ -140,15 +148,14 @@ def issue(
     print(f"next: {next_step}")  # noqa: T201
 
 
-async def _serve(settings: Settings) -> None:
-    from sealkeeper.server.gateway import Gateway
+async def _serve(settings: Settings, *, accept_clock: bool) -> None:
     from sealkeeper.server.telemetry import set_up_logging
 
     set_up_logging(settings.telemetry.log_level)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    gateway = await Gateway.start(settings)
+    gateway = await _started(settings, accept_clock=accept_clock)
     # What was made up to here stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
@@ -163,6 +170,19 @@ async def _serve(settings: Settings) -> None:
         await gateway.stop()
     _log.info("stopped")
     sys.stdout.flush()
+
+
+async def _started(settings: Settings, *, accept_clock: bool) -> Gateway:
+    from sealkeeper.server.files import unusable
+    from sealkeeper.server.gateway import Gateway
+
+    try:
+        return await Gateway.start(settings, accept_clock=accept_clock)
+    except (ConnectionError, TimeoutError):
+        # Something did not answer: that says nothing of files.
+        raise
+    except OSError as error:
+        raise unusable(error, settings.storage.directory) from error
 
 
 def _pair(text: str) -> tuple[str, str]:
