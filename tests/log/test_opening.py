@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sealkeeper.server.log import LOG_NAMES, TRANSPARENCY, Submission, publisher
+from sealkeeper.server.log import LOG_NAMES, TRANSPARENCY, LogCorruptError, Submission, publisher
 from tests.log.test_sequencer import body, checked, entries, opened
 
 
@@ -132,3 +132,25 @@ async def test_segments_are_removed_durably(tmp_path: Path) -> None:
         patched.setattr(os, "fsync", noted_fsync)
         async with opened(tmp_path):
             assert done[-2:] == ["removed", "synced"]
+
+
+async def test_a_journal_without_its_state_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    live, spoiled = tmp_path / "live", tmp_path / "spoiled"
+    async with opened(live) as logs:
+        await logs.submit(Submission(transparency=[b"answered"]))
+        shutil.copytree(live, spoiled)
+    for path in ("state.json", *(f"{name}/checkpoint" for name in LOG_NAMES)):
+        (spoiled / path).unlink()
+    with pytest.raises(LogCorruptError, match=r"state\.json"):
+        async with opened(spoiled):
+            pass
+    assert not (spoiled / "state.json").exists()
+
+
+async def test_a_file_in_the_journal_that_is_no_segment_is_named(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        pass
+    (tmp_path / "journal" / "copy of 1.journal").touch()
+    with pytest.raises(LogCorruptError, match=r"copy of 1\.journal"):
+        async with opened(tmp_path):
+            pass

@@ -440,6 +440,11 @@ async def test_an_unexpected_error_in_a_cycle_breaks_the_log_and_leaves_nobody_w
             await logs.submit(Submission(transparency=[b"later"]))
         assert "SurpriseError" in caplog.text
         assert "secret" not in caplog.text
+        size = logs.log(TRANSPARENCY).tree_size
+        held = {path.name: path.read_bytes() for path in (tmp_path / "journal").iterdir()}
+    # Not even closing it makes a broken log sign or write anything.
+    assert logs.log(TRANSPARENCY).tree_size == size
+    assert {path.name: path.read_bytes() for path in (tmp_path / "journal").iterdir()} == held
     async with opened(tmp_path) as logs:
         assert (await entries(logs, TRANSPARENCY))[0] == b"before"
         checked(await logs.submit(Submission(transparency=[b"again"])), [b"again"])

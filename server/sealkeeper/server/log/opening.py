@@ -211,6 +211,8 @@ def _first_state(directory: Path, signers: Mapping[str, CheckpointSigner]) -> St
     for name in LOG_NAMES:
         if (directory / name / "checkpoint").exists():
             raise LogCorruptError(f"there is a log {name}, but no {STATE_FILE}")
+    if set(segments(directory / "journal")) - set(blank_segments(directory / "journal")):
+        raise LogCorruptError(f"there is a journal, but no {STATE_FILE}")
     states = {
         name: LogState(signer.origin, signer.key_id.hex(), 0, EMPTY_ROOT.hex()) for name, signer in signers.items()
     }

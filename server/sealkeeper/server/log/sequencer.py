@@ -236,14 +236,16 @@ class Sequencer:
             self._refuse_unpublished()
 
     def _refuse_unpublished(self) -> NoReturn:
-        if self._is_covered():
+        publisher = self._publisher
+        if (
+            any(log.size - log.published > MAX_UNPUBLISHED for log in self._trees)
+            or publisher.covered_bytes - publisher.published_bytes > MAX_UNPUBLISHED_BYTES
+        ):
             raise LogStorageFullError("the log cannot be published; its disk may be full")
-        # Only a cycle has checkpoints signed, and no submission will begin one.
+        # The rest has no checkpoint yet, without which it is not published. Only a cycle has one signed, and no
+        # submission will begin a cycle now.
         self._wakeup.set()
         raise LogUnavailableError("the log's checkpoint could not be signed; it is tried again")
-
-    def _is_covered(self) -> bool:
-        return all(log.tree.size == log.size for log in self._trees)
 
     async def _run(self) -> None:
         while not (self._closing and not self._pending):
@@ -255,6 +257,8 @@ class Sequencer:
 
     async def _turn(self) -> None:
         """One cycle. Whatever goes wrong in it, nobody waits for ever."""
+        if self._broken:
+            return
         began, batch = self._clock(), list[_Pending]()
         try:
             await self._cycle(batch)
@@ -327,7 +331,7 @@ class Sequencer:
         """Take a batch and serve it; without one, cover what an earlier cycle could not have signed."""
         before, grown = [log.tree.size for log in self._trees], self._grown
         self._take(batch)
-        if not batch and self._is_covered():
+        if not batch and all(log.tree.size == log.size for log in self._trees):
             return
         edges = {log.name: Edge(log.tree, log.tree.size) for log in self._trees if log.tree.size > log.size}
         growths = [
