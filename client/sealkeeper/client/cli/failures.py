@@ -66,9 +66,18 @@ def failure_of(error: Exception) -> Failure:
 
 def usage_failure(error: Any) -> Failure:
     """What to tell of arguments that Typer refuses."""
-    hint = getattr(error, "param_hint", None) or getattr(getattr(error, "param", None), "opts", [""])[-1]
-    violations = (FieldViolation(str(hint), str(error.message)),) if hint else ()
-    return Failure(error.format_message(), "USAGE", USAGE, "see its --help", violations)
+    field = getattr(error, "param_hint", None) or _field(getattr(error, "param", None))
+    text = error.format_message()
+    violations = (FieldViolation(str(field), str(error.message or text)),) if field else ()
+    return Failure(text, "USAGE", USAGE, "see its --help", violations)
+
+
+def _field(parameter: Any) -> str:
+    if parameter is None:
+        return ""
+    if parameter.param_type_name == "option":
+        return str(max(parameter.opts, key=len))
+    return str(parameter.metavar or parameter.name).upper().rstrip("…")
 
 
 def _code(error: Exception, reason: str) -> int:
