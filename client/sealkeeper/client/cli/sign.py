@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -144,8 +144,10 @@ def _folder(files: Sequence[str], output: str | None) -> Path | None:
     if output is None or output == STDOUT:
         return None
     path = Path(output)
-    if path.is_dir():
-        return path
+    # What is wrong with a path that cannot be looked up is told when it is opened.
+    with suppress(OSError):
+        if path.is_dir():
+            return path
     if output.endswith("/"):
         raise typer.BadParameter(f"{printable(output)} is not a folder: make it first", param_hint="--output")
     if len(files) > 1:
