@@ -7,6 +7,7 @@ again, and shows that a tampered copy is refused. It uses the command line as a 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
@@ -32,10 +34,23 @@ _TENANT, _KEY = "acme", "release"
 _NAME = f"tenants/{_TENANT}/keys/{_KEY}"
 _START_SECONDS = 60
 _COMMAND_SECONDS = 120
+_PR_SET_PDEATHSIG = 1
 
 
 class QuickstartError(Exception):
     """A step did not go as it should."""
+
+
+class Interrupted(BaseException):
+    """Somebody wants it to end.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +72,31 @@ def main() -> int:
     """Run it.
 
     Returns:
-        The exit code.
+        The exit code: 0; 1 where a step failed; 128 and the signal's number where it was interrupted.
     """
     parser = argparse.ArgumentParser(description="Sign a real file end to end with an embedded gateway.")
     parser.add_argument("--output", type=Path, default=Path("quickstart"), help="folder to leave the files in")
     parser.add_argument("--source", type=Path, default=Path.cwd(), help="the project, whose wheel is signed")
     arguments = parser.parse_args()
     console = Console()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         _run(arguments.output.absolute(), arguments.source.absolute(), Step(console))
     except QuickstartError as error:
         console.print(f"failed: {error}", style="red", markup=False, highlight=False)
         return 1
+    except Interrupted as error:
+        console.print("interrupted; what was started has ended", markup=False, highlight=False)
+        return 128 + error.number
     return 0
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    # Once is enough: ending what was started is not interrupted again.
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
+    raise Interrupted(number)
 
 
 def _run(output: Path, source: Path, step: Step) -> None:
@@ -117,7 +144,8 @@ def _main_job(cli: _Cli, artifact: Path, output: Path, http: str) -> None:
     cli.run(None, *arguments, expected=1, brief=True)
     step("9. Anybody can walk the public log; the audit log has every call, refusals too")
     cli.run(None, "log", "verify", f"http://{http}/transparency", "--trust", str(trust))
-    cli.run("custodian", "sign", str(artifact), "--key", _KEY, "--output", os.devnull, expected=1)
+    refused = output / "refused.sigstore.json"
+    cli.run("custodian", "sign", str(artifact), "--key", _KEY, "--output", str(refused), expected=1)
     cli.run("admin", "log", "checkpoint", "--log", "audit", "--output", str(output / "audit.checkpoint"))
     cli.run(
         None, "log", "verify", str(output / "gateway/state/logs/audit"), "--log-key", str(output / "gateway/audit.vkey")
@@ -224,23 +252,33 @@ def _answered(command: Sequence[str], answer: str, environment: dict[str, str]) 
     )
     os.close(theirs)
     heard = b""
-    with suppress(OSError):  # how a terminal says that nobody is at its other end
-        while said := os.read(ours, 1024):
-            heard += said
-            if heard.rstrip().endswith(b"PIN:"):
-                os.write(ours, answer.encode())
-                heard = b""
-    os.close(ours)
-    return process.wait(_COMMAND_SECONDS) == 0
+    try:
+        with suppress(OSError):  # how a terminal says that nobody is at its other end
+            while said := os.read(ours, 1024):
+                heard += said
+                if heard.rstrip().endswith(b"PIN:"):
+                    os.write(ours, answer.encode())
+                    heard = b""
+        return process.wait(_COMMAND_SECONDS) == 0
+    finally:
+        os.close(ours)
+        process.kill()
+        process.wait()
 
 
 @contextmanager
 def _gateway(output: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
     """A running gateway, ended by its pid."""
     command = [sys.executable, "-m", "sealkeeper.client.cli", "serve", str(output / "gateway")]
+    libc = ctypes.CDLL(None)
     with (output / "gateway.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603
-            command, stdout=subprocess.PIPE, stderr=log, env={**os.environ, **environment}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, **environment},
+            # Where this process is killed, it cannot end the gateway: the kernel does.
+            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),  # noqa: PLW1509  (no threads)
         )
     signal.signal(signal.SIGALRM, lambda *_: process.kill())
     try:
@@ -251,7 +289,7 @@ def _gateway(output: Path, environment: dict[str, str]) -> Iterator[dict[str, st
             raise QuickstartError(f"the gateway did not start:\n{(output / 'gateway.log').read_text()[-2000:]}")
         yield json.loads(line)["serving"]
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         try:
             process.wait(_START_SECONDS)
         except subprocess.TimeoutExpired:
