@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sealkeeper.hsm.backend import Backend
-from sealkeeper.hsm.errors import ProviderUriError
+from sealkeeper.hsm.errors import ProviderConfigurationError, ProviderUriError
 from sealkeeper.hsm.uri import parse_pkcs11_uri, scheme_of
 
 
@@ -17,8 +17,14 @@ def _software(uri: str) -> Backend:
 
 
 def _pkcs11(uri: str) -> Backend:
-    from sealkeeper.hsm.pkcs11 import Pkcs11Backend
-
+    try:
+        from sealkeeper.hsm.pkcs11 import Pkcs11Backend
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "pkcs11":
+            raise
+        raise ProviderConfigurationError(
+            "python-pkcs11 is not installed, which a pkcs11: URI needs", next_step="pip install 'sealkeeper[pkcs11]'"
+        ) from None
     return Pkcs11Backend(uri)
 
 
