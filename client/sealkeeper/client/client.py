@@ -433,7 +433,7 @@ class AsyncClient:
         operation = operations.entries(log, start, limit)
         method = getattr(self._stubs[operation.service], operation.method)
         try:
-            async for response in method(operation.request):
+            async for response in method(operation.request, timeout=self._timeout):
                 for one in operation.check(response):
                     yield one
         except grpc.RpcError as raised:
