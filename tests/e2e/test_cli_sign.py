@@ -103,6 +103,13 @@ def test_pipes_are_signed_and_written_to(key: str, folder: Path, capfd: pytest.C
     assert Path(os.devnull).is_char_device()
 
 
+def test_a_bundle_that_cannot_be_written_keeps_no_other_back(key: str, folder: Path) -> None:
+    (folder / "b").write_text("x")
+    (folder / "a.sigstore.json").symlink_to("/dev/full")
+    assert run_here("sign", "a", "b", "--key", key) == 2
+    assert json.loads((folder / "b.sigstore.json").read_text())["messageSignature"]
+
+
 def test_a_bundle_that_nobody_reads_is_not_told_as_a_refusal(key: str, folder: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)

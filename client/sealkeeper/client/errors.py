@@ -115,13 +115,17 @@ _NEXT_STEPS = {
 }
 
 
+_UNKNOWN_CALLER = (
+    "if the gateway runs, it may not know who issued your certificate: name one that it knows (certificate and key), "
+    "and see its log"
+)
 # Of a connection that was not made, by what gRPC says of it.
 _HANDSHAKES = {
     "CERTIFICATE_VERIFY_FAILED": "ca: it does not vouch for the gateway's certificate, or that is of another host: "
     "name the right ca and endpoint",
     "handshake failed": "endpoint: what answers there does not speak TLS: name the gateway's gRPC port",
-    "Socket closed": "if the gateway runs, it may not know who issued your certificate: name one that it knows "
-    "(certificate and key), and see its log",
+    "Socket closed": _UNKNOWN_CALLER,
+    "Connection reset": _UNKNOWN_CALLER,
 }
 
 

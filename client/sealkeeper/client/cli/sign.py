@@ -18,7 +18,8 @@ import typer
 
 from sealkeeper.client.cli.options import Json, options_of
 from sealkeeper.client.cli.output import SUFFIX, note, print_json, print_text, printable, progress
-from sealkeeper.client.cli.output_file import ROOM, STDOUT, OutputFile
+from sealkeeper.client.cli.output_file import ROOM, STDOUT, OutputFile, OutputFileError
+from sealkeeper.client.errors import ClientError
 
 if TYPE_CHECKING:
     from sealkeeper.client.client import Client
@@ -99,23 +100,44 @@ def sign(
     options = options_of(context)
     artifacts = _artifacts(files, output)
     name = options.key_name(key)
-    reports = []
     with ExitStack() as stack:
         places = _places(artifacts, stack, dsse=dsse)
         client = stack.enter_context(options.client())
         contents = _contents(client, name, artifacts, payload_type if dsse else None, quiet=json_output)
         results = _sign_all(client, name, artifacts, contents, material is Material.CERTIFICATE, quiet=json_output)
-        # Where a bundle goes to standard output, what is said does not.
-        say = note if any(str(one.output) == STDOUT for one in artifacts) else print_text
+        reports = _hand_over(results, places, as_json=json_output)
+    if json_output:
+        print_json(reports if len(reports) > 1 else reports[0])
+
+
+def _hand_over(
+    results: Iterator[tuple[_Artifact, str, signing_pb2.Signature]], places: Sequence[OutputFile], *, as_json: bool
+) -> list[dict[str, Any]]:
+    """Write the bundles, and report each; one that cannot be written does not keep the others back."""
+    reports: list[dict[str, Any]] = []
+    failures: list[OutputFileError] = []
+    # Where a bundle goes to standard output, what is said does not.
+    say = note if any(str(one.path) == STDOUT for one in places) else print_text
+    try:
         for (artifact, version, signature), place in zip(results, places, strict=True):
-            if not json_output or str(artifact.output) != STDOUT:
-                place.write(signature.bundle + b"\n")
-            if not json_output and artifact.path is not None:
+            try:
+                if not as_json or str(artifact.output) != STDOUT:
+                    place.write(signature.bundle + b"\n")
+            except OutputFileError as error:
+                failures.append(error)
+                continue
+            if not as_json and artifact.path is not None:
                 say(f"signed {printable(artifact.name)} with {version}, log entry {signature.log_index}")
                 say(f"  {printable(artifact.output)}")
             reports.append(_report(artifact, version, signature))
-    if json_output:
-        print_json(reports if len(reports) > 1 else reports[0])
+    except ClientError as error:
+        if reports:
+            done = f"{len(reports)} of {len(places)} files are signed and have their bundles: sign the others"
+            error.next_step = "; ".join(filter(None, (error.next_step, done)))
+        raise
+    if failures:
+        raise failures[0]
+    return reports
 
 
 def _artifacts(files: Sequence[str], output: str | None) -> list[_Artifact]:
