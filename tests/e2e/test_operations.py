@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -17,7 +18,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sealkeeper.client import Client, Connection, message_content
 from sealkeeper.client.errors import ClientError, UnavailableError
-from tests.e2e.running import PARENT, Running
+from sealkeeper.server.identity import Role
+from sealkeeper.server.issuing import Caller, issue_caller, renew_server
+from tests.e2e.running import ANY_PORT, P256, PARENT, TENANT, Running
 
 
 def channel(gateway: Running, role: str = "verifier") -> grpc.Channel:
@@ -174,6 +177,45 @@ def test_init_refuses_a_folder_in_use_and_leaves_nothing_of_a_failure(own_gatewa
     )
     assert done.returncode in (2, 3)
     assert not failed.exists()
+
+
+def test_doctor_as_the_readme_has_it_is_content_beside_a_gateway_that_runs(
+    own_gateway: Running, tmp_path: Path
+) -> None:
+    folder = own_gateway.directory
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    for probe in probes:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        own_gateway.change_settings(lambda text, address=address: text.replace(ANY_PORT, address, 1))  # type: ignore[misc]
+        probe.close()
+    with own_gateway.running():
+        config = ("--config", str(folder / "clients" / "ci.toml"), "--endpoint", own_gateway.addresses["grpc"])
+        assert run(*config, "trust", "export", str(tmp_path / "trust")).returncode == 0
+        done = run(*config, "doctor", "--gateway", str(folder), "--trust", str(tmp_path / "trust"))
+    assert done.returncode == 0, done.stdout
+    assert "the gateway answers" in done.stdout
+
+
+def test_a_caller_to_whom_a_certificate_is_issued_may_do_what_its_role_may(own_gateway: Running) -> None:
+    caller = Caller(Role.CI, TENANT, "build-7")
+    settings = issue_caller(own_gateway.directory, caller, timedelta(days=1), None, datetime.now(UTC))
+    with own_gateway.running():
+        key = own_gateway.create_key("release")
+        endpoint = own_gateway.addresses["grpc"]
+        with Client(Connection.load(settings, environment={}, endpoint=endpoint)) as client:
+            client.sign(key, message_content(b"x"))
+            with pytest.raises(ClientError) as caught:
+                client.create_key(PARENT, "another", P256)
+    assert caught.value.reason == "PERMISSION_DENIED"
+
+
+def test_a_renewed_certificate_is_what_a_gateway_shows_once_it_has_started_anew(own_gateway: Running) -> None:
+    certificate = own_gateway.directory / "tls" / "server.pem"
+    before = certificate.read_bytes()
+    renew_server(own_gateway.directory, [], timedelta(days=1), datetime.now(UTC))
+    assert certificate.read_bytes() != before
+    with own_gateway.running():
+        own_gateway.create_key("release")
 
 
 def test_doctor_finds_nothing_wrong_with_a_good_gateway_and_names_what_is(own_gateway: Running) -> None:
