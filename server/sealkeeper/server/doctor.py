@@ -1,4 +1,4 @@
-"""What ``sealkeeper doctor --gateway`` checks on the gateway's own machine. It takes no lock, and writes to no log."""
+"""What ``sealkeeper doctor --gateway`` checks on the gateway's own machine, beside a gateway that runs as well."""
 
 from __future__ import annotations
 
