@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
-from sealkeeper.client.cli import log, run
+from sealkeeper.client.cli import app, log, run
+from sealkeeper.client.cli.arguments import in_order
 from sealkeeper.client.cli.failures import failure_of
+from sealkeeper.client.cli.server_commands import server_command
 from sealkeeper.client.cli.sign import _Artifact, _digest
 from tests.shapes.world import KEY
 from tests.verify.signed import ARTIFACT, changed, signed
@@ -125,6 +128,26 @@ def test_json_and_options_of_the_gateway_may_stand_anywhere(
     arguments = ["verify", "a", "--any-signer"]
     assert run([*arguments[:place], "--json", "--timeout", "3", *arguments[place:]]) == 0
     assert json.loads(capfd.readouterr().out)["verified"] is True
+
+
+def test_an_option_that_a_command_has_of_its_own_stays_with_it() -> None:
+    command: Any = get_command(app)
+    command.add_command(server_command("init", ["init"]), "init")
+    assert in_order(command, ["init", "gw", "--tenant", "acme", "--timeout=3"]) == [
+        "--timeout=3",
+        "init",
+        "gw",
+        "--tenant",
+        "acme",
+    ]
+    assert in_order(command, ["--tenant", "keys", "keys", "list", "--tenant", "beta"]) == [
+        "--tenant",
+        "keys",
+        "--tenant",
+        "beta",
+        "keys",
+        "list",
+    ]
 
 
 def test_what_follows_two_dashes_is_no_option(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:

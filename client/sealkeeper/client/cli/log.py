@@ -81,7 +81,7 @@ def entries(
     log: Log = "transparency",
     json_output: Json = False,
 ) -> None:
-    """Print entries in order; with --json one a line."""
+    """Print entries in order; with --json a stream of documents, one a line (NDJSON)."""
     with options_of(context).client() as client:
         for entry in client.entries(f"logs/{log}", start, limit):
             _print_entry(entry, as_json=json_output)
@@ -122,7 +122,7 @@ def inclusion(
         if signed is not None:
             verify_inclusion(proof.leaf_hash, index, proof.tree_size, list(proof.hashes), proof.root_hash)
             _check_beginning(client, name, proof.tree_size, proof.root_hash, signed.checkpoint)
-    document = {"logIndex": proof.log_index, "treeSize": proof.tree_size, "rootHash": _base64(proof.root_hash)}
+    document = {"logIndex": index, "treeSize": proof.tree_size, "rootHash": _base64(proof.root_hash)}
     text = f"entry {index} is in the tree of {proof.tree_size} entries, root hash {document['rootHash']}"
     _print_proof(
         {**document, "leafHash": _base64(proof.leaf_hash)}, text, proof.hashes, signed=signed, as_json=json_output
@@ -155,8 +155,8 @@ def consistency(
             old = earlier.root_hash if earlier is not None else _root(client, name, start, signed.checkpoint)
             new = _root(client, name, proof.second_size, signed.checkpoint)
             verify_consistency(start, proof.second_size, list(proof.hashes), old, new)
-    document = {"firstSize": proof.first_size, "secondSize": proof.second_size}
-    text = f"the tree of {proof.first_size} entries is the beginning of that of {proof.second_size}"
+    document = {"firstSize": start, "secondSize": proof.second_size}
+    text = f"the tree of {start} entries is the beginning of that of {proof.second_size}"
     _print_proof(document, text, proof.hashes, signed=signed, as_json=json_output)
 
 
@@ -247,7 +247,7 @@ def verify(
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Walk a whole log from its tiles, offline. Exit code 0: one history; 1: the first bad entry is named."""
+    """Walk a whole log from its tiles, offline; where it is not one history, name the first bad entry."""
     from sealkeeper.verify import LogCorruptError
 
     opened = _open(source, options_of(context).timeout)

@@ -36,7 +36,7 @@ def verify(
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Verify a bundle offline, step by step. Exit code 0: verified; 1: refused."""
+    """Verify a bundle offline, step by step."""
     from sealkeeper.verify import Policy, TrustRoot
     from sealkeeper.verify import verify as verify_bundle
 
