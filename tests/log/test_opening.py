@@ -16,6 +16,11 @@ from sealkeeper.server.log import LOG_NAMES, TRANSPARENCY, LogCorruptError, Subm
 from tests.log.test_sequencer import body, checked, entries, opened
 
 
+def copy_of_running(directory: Path, copy: Path) -> None:
+    # The publisher may be at work; files may be replaced while they are copied.
+    shutil.copytree(directory, copy, ignore=shutil.ignore_patterns(".*.new"))
+
+
 @contextmanager
 def copied_before_each_change(directory: Path, copies: Path) -> Iterator[list[Path]]:
     """Copy a folder before each thing that is done to its files: what a kill right then would leave."""
@@ -54,7 +59,7 @@ async def test_an_opening_killed_at_any_moment_loses_nothing(tmp_path: Path, cou
     bodies = [body(number) for number in range(count)]
     async with opened(live) as logs:
         checked(await logs.submit(Submission(transparency=bodies)), bodies)
-        shutil.copytree(live, killed)
+        copy_of_running(live, killed)
     with copied_before_each_change(killed, tmp_path) as moments:
         async with opened(killed):
             pass
@@ -96,7 +101,7 @@ async def test_a_torn_segment_that_comes_back_after_another_power_failure_harms_
     async with opened(live) as logs:
         await logs.submit(Submission(transparency=[b"answered"]))
         await logs.submit(Submission(transparency=[b"x" * 400]))
-        shutil.copytree(live, once)
+        copy_of_running(live, once)
     tear(once / "journal")
     for name in LOG_NAMES:
         (once / name / "checkpoint").write_bytes(b"")
@@ -104,7 +109,7 @@ async def test_a_torn_segment_that_comes_back_after_another_power_failure_harms_
     async with opened(once) as logs:
         assert await entries(logs, TRANSPARENCY) == [b"answered"]
         await logs.submit(Submission(transparency=[b"answered too"]))
-        shutil.copytree(once, twice)
+        copy_of_running(once, twice)
     for name, data in old.items():
         (twice / "journal" / name).write_bytes(data)
     async with opened(twice) as logs:
@@ -138,7 +143,7 @@ async def test_a_journal_without_its_state_is_refused_and_left_as_it_is(tmp_path
     live, spoiled = tmp_path / "live", tmp_path / "spoiled"
     async with opened(live) as logs:
         await logs.submit(Submission(transparency=[b"answered"]))
-        shutil.copytree(live, spoiled)
+        copy_of_running(live, spoiled)
     for path in ("state.json", *(f"{name}/checkpoint" for name in LOG_NAMES)):
         (spoiled / path).unlink()
     with pytest.raises(LogCorruptError, match=r"state\.json"):
