@@ -143,7 +143,7 @@ def test_an_unknown_method_is_unimplemented_with_details_and_recorded(gateway: R
     assert found[:2] == ("UNIMPLEMENTED", "METHOD_UNKNOWN")
     [record] = records(gateway, start)
     assert (record["method"], record["outcome"]) == ("Unknown", "METHOD_UNKNOWN")
-    assert record["details"]["asked"] == method[:200]
+    assert record["details"]["path"] == method[:200]
     assert (record["role"], record["tenant"]) == ("ci", "acme")
 
 

@@ -54,7 +54,7 @@ def reasons_in_the_code() -> Iterator[tuple[str, str]]:
                 if isinstance(node, ast.Call) and (kind := _kind(node.func)) is not None:
                     for keyword in node.keywords:
                         if keyword.arg == "reason" and isinstance(keyword.value, ast.Constant):
-                            yield keyword.value.value, code_of(kind.__new__(kind)).name
+                            yield str(keyword.value.value), code_of(kind.__new__(kind)).name
 
 
 def _kind(called: ast.expr) -> type[BaseException] | None:

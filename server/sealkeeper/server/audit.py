@@ -44,7 +44,7 @@ class AuditRecord(msgspec.Struct, frozen=True):
     Attributes:
         time: of the decision, UTC.
         method: gRPC method, ``SigningService/Sign``, or what the gateway did by itself, ``Gateway/DestroyKeyVersion``;
-            ``Unknown`` where there is no such method, and then ``details`` have what was asked for.
+            ``Unknown`` where there is no such method, and then ``details`` have the ``path`` that was asked for.
         tenant: the caller's; empty where nobody was authenticated.
         subject: the caller.
         role: the caller's.

@@ -69,7 +69,7 @@ UNKNOWN = "Unknown"
 """Stands in records and metrics for a method that there is not: names that callers make up are without number."""
 
 _PREFIX = "/sealkeeper.v1."
-_MAX_ASKED = 200
+_MAX_PATH = 200
 _MAX_FIELDS = 10
 _MAX_FIELD = 200
 _MAX_REFUSAL = 1000
@@ -282,7 +282,7 @@ class CallInterceptor(Interceptor):
 
     def _unknown(self, method: str) -> Handler:
         async def receive(call: Call, context: Any) -> Any:
-            call.details["asked"] = method[:_MAX_ASKED]
+            call.details["path"] = method[:_MAX_PATH]
             raise MethodUnknownError("there is no such method")
 
         async def unary(_: Any, context: Any) -> Any:
