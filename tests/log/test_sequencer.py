@@ -504,9 +504,13 @@ async def test_tiles_that_the_disk_did_not_make_durable_break_the_log_and_are_wr
         assert (await entries(logs, TRANSPARENCY))[: len(answered)] == answered
 
 
+@pytest.mark.parametrize("broken", [False, True], ids=["sound", "broken"])
 async def test_closing_waits_for_a_publication_that_is_under_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
 ) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
     write, begun, another = publisher._write, threading.Event(), threading.Event()
     beside: list[bool] = []
 
@@ -522,4 +526,11 @@ async def test_closing_waits_for_a_publication_that_is_under_way(
         monkeypatch.setattr(publisher, "_write", slow)
         await logs.submit(Submission(transparency=[b"x"]))
         await asyncio.to_thread(begun.wait, 10)
+        if broken:
+            with monkeypatch.context() as patched:
+                patched.setattr(Journal, "append", fails)
+                with pytest.raises(LogBrokenError):
+                    await logs.submit(Submission(transparency=[b"y"]))
+    async with opened(tmp_path):
+        pass
     assert beside == [False]

@@ -254,13 +254,18 @@ def log_failure(error: Exception) -> None:
 
 
 async def _in_thread(work: Callable[..., None], *arguments: object) -> None:
-    """Do work in a thread, to its end also where the caller is cancelled: it must not go on beside the next round."""
+    """Do work in a thread, to its end whoever cancels the caller: it must not go on beside the next round."""
     task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        task.exception()
+        raise cancelled
+    task.result()
 
 
 def _snapshot(log: LogTree) -> _Snapshot:
