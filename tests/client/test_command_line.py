@@ -317,10 +317,11 @@ def test_a_standard_output_that_is_full_is_told() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_has_gone_is_neither_a_refusal_nor_a_success(bundle: Path) -> None:
+@pytest.mark.parametrize("arguments", [["verify", "a", *AS_KEY], ["--help"], ["--version"]])
+def test_a_reader_that_has_gone_is_neither_a_refusal_nor_a_success(bundle: Path, arguments: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [*COMMAND, "verify", "a", *AS_KEY]
+    command = [*COMMAND, *arguments]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")

@@ -124,6 +124,11 @@ def _call(arguments: list[str]) -> int:
         result = command.main(in_order(command, arguments), prog_name="sealkeeper", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except SystemExit as ended:
+        # So Typer answers a reader of its help that has gone.
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ReaderGoneError(ended.__context__) from None
+        raise
     return result if isinstance(result, int) else 0
 
 
