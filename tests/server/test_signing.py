@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from sealkeeper.client import Client, ClientError, digest_content, message_content
-from sealkeeper.client.errors import RefusedError, UnavailableError
+from sealkeeper.client.errors import InvalidRequestError, RefusedError, UnavailableError
+from sealkeeper.client.operations import Operation
 from sealkeeper.hsm import ProviderUnavailableError
 from sealkeeper.server.gateway import Gateway
 from sealkeeper.server.signing import MAX_MESSAGE, WITHHELD
 from sealkeeper.server.timestamping import TimestampAuthority
+from sealkeeper.v1 import signing_pb2
 from sealkeeper.verify import Artifact, Policy, verify
 from tests.e2e.running import PARENT
 from tests.server.house import KEY, House, audit_records
@@ -188,3 +190,15 @@ async def test_a_refusal_is_recorded_with_what_was_asked_for(house: House) -> No
     assert refused["asked"] == {"count": 1, "kinds": ["digest"], "digests": ["01" * 32], "artifacts": ["release.tar"]}
     assert (verified["digest"], verified["verified"]) == ("02" * 32, False)
     assert verified["bundle"] == sha256(b"{}").hexdigest()
+
+
+@pytest.mark.parametrize("field", ["bundle_crc32c", "artifact_crc32c"])
+async def test_what_is_damaged_on_its_way_is_not_verified(house: House, field: str) -> None:
+    request = signing_pb2.VerifyRequest(bundle=b"{}", message=b"x", key=KEY)
+    setattr(request, field, 1)
+    operation = Operation("SigningService", "Verify", request, lambda answer: answer)
+    async with house.running() as gateway:
+        with pytest.raises(InvalidRequestError) as caught:
+            await house.ask(gateway, "verifier", lambda client: client.call(operation))
+    assert caught.value.reason == "CHECKSUM_MISMATCH"
+    assert [one.field for one in caught.value.violations] == [field]

@@ -134,12 +134,20 @@ def verify(
     """
     _check_size("bundle", len(bundle), MAX_BUNDLE)
     _check_size("message", len(message or b""), MAX_MESSAGE)
-    request = signing_pb2.VerifyRequest(bundle=bundle, key=key)
+    request = signing_pb2.VerifyRequest(bundle=bundle, key=key, bundle_crc32c=crc32c(bundle))
     if message is not None:
-        request.message = message
+        request.message, request.artifact_crc32c = message, crc32c(message)
     if digest is not None:
         request.digest.CopyFrom(resources_pb2.Digest(algorithm=_hash_value(digest[0]), value=digest[1]))
-    return Operation("SigningService", "Verify", request, _as_it_is)
+        request.artifact_crc32c = crc32c(digest[1])
+
+    def check(response: signing_pb2.VerifyResponse) -> signing_pb2.VerifyResponse:
+        artifact = request.WhichOneof("artifact") is not None
+        if not response.bundle_crc32c_verified or response.artifact_crc32c_verified != artifact:
+            raise CorruptAnswerError("the gateway did not check what it was sent")
+        return response
+
+    return Operation("SigningService", "Verify", request, check)
 
 
 def public_key(name: str) -> Operation[signing_pb2.GetPublicKeyResponse]:

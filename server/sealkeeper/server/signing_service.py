@@ -136,6 +136,8 @@ class SigningService(signing_pb2_grpc.SigningServiceServicer):
         principal = current_call().authorize(Action.VERIFY, name)
         if len(request.bundle) > MAX_BUNDLE:
             raise InvalidRequestError.of("bundle", f"has {len(request.bundle)} bytes; at most {MAX_BUNDLE} are allowed")
+        if request.HasField("bundle_crc32c") and crc32c(request.bundle) != request.bundle_crc32c:
+            raise _checksum_mismatch("bundle_crc32c")
         artifact = _artifact(request)
         trust, policy = await self._trust.root(principal.tenant), Policy(key=str(name))
         details = current_call().details
@@ -146,7 +148,12 @@ class SigningService(signing_pb2_grpc.SigningServiceServicer):
         steps = [
             signing_pb2.VerificationStep(name=one.name, passed=one.passed, detail=one.detail) for one in result.steps
         ]
-        return signing_pb2.VerifyResponse(verified=result.verified, steps=steps)
+        return signing_pb2.VerifyResponse(
+            verified=result.verified,
+            steps=steps,
+            bundle_crc32c_verified=request.HasField("bundle_crc32c"),
+            artifact_crc32c_verified=request.HasField("artifact_crc32c"),
+        )
 
     async def _verify(
         self, bundle: bytes, artifact: Artifact | None, trust: TrustRoot, policy: Policy
@@ -248,17 +255,21 @@ def _content(item: signing_pb2.SignContent, field: str) -> Content:
     else:
         content = _dsse_content(item, field)
     if item.HasField("crc32c") and crc32c(content.data) != item.crc32c:
-        raise InvalidRequestError.of(
-            f"{field}.crc32c",
-            "is not the checksum of what arrived",
-            reason="CHECKSUM_MISMATCH",
-            next_step="send it again; if it stays so, something on the way changes data",
-        )
+        raise _checksum_mismatch(f"{field}.crc32c")
     if len(content.artifact_name) > _MAX_NAME or not content.artifact_name.isprintable():
         raise InvalidRequestError.of(
             f"{field}.artifact_name", f"must be at most {_MAX_NAME} characters without control characters"
         )
     return content
+
+
+def _checksum_mismatch(field: str) -> InvalidRequestError:
+    return InvalidRequestError.of(
+        field,
+        "is not the checksum of what arrived",
+        reason="CHECKSUM_MISMATCH",
+        next_step="send it again; if it stays so, something on the way changes data",
+    )
 
 
 def _digest_content(item: signing_pb2.SignContent, field: str) -> Content:
@@ -307,6 +318,11 @@ def _signature(one: Signature, item: signing_pb2.SignContent) -> signing_pb2.Sig
 
 def _artifact(request: signing_pb2.VerifyRequest) -> Artifact | None:
     kind = request.WhichOneof("artifact")
+    if request.HasField("artifact_crc32c"):
+        if kind is None:
+            raise InvalidRequestError.of("artifact_crc32c", "goes with digest or message only")
+        if crc32c(request.message if kind == "message" else request.digest.value) != request.artifact_crc32c:
+            raise _checksum_mismatch("artifact_crc32c")
     if kind == "message":
         return Artifact.from_bytes(_bounded(request.message, "message"))
     if kind == "digest":
