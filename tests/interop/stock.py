@@ -42,6 +42,8 @@ def refusals_of_sigstore_js(jobs: list[Job]) -> list[str | None]:
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is missing (Debian: apt-get install nodejs npm)")
+    if not (NODE_MODULES / "node_modules/@sigstore/verify").is_dir():
+        pytest.skip("the stock JavaScript verifier is missing (deploy/test-prerequisites installs it with npm)")
     result = subprocess.run(
         [node, str(Path(__file__).with_name("verify.mjs")), str(NODE_MODULES)],
         input=json.dumps([_json(job) for job in jobs]),

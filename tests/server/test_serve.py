@@ -9,10 +9,12 @@ import resource
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from sealkeeper.server.issuing import renew_server
 from tests.e2e.running import Running
 
 
@@ -64,3 +66,16 @@ def test_a_disk_that_takes_no_more_is_named_with_what_to_do(gateway: Running) ->
     assert "File too large" in done.stderr
     assert "next:" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_certificate_that_has_expired_or_whose_key_is_another_s_is_named(gateway: Running) -> None:
+    tls = gateway.directory / "tls"
+    key = tls / "server.key"
+    right = key.read_bytes()
+    key.write_bytes((tls / "ca.key").read_bytes())
+    done = serve(gateway)
+    assert (done.returncode, "gateway.tls.key" in done.stderr) == (2, True)
+    key.write_bytes(right)
+    renew_server(gateway.directory, [], timedelta(days=1), datetime.now(UTC) - timedelta(days=2))
+    done = serve(gateway)
+    assert (done.returncode, "gateway.tls.certificate" in done.stderr) == (2, True)

@@ -104,7 +104,9 @@ class SoftwareBackend:
         try:
             _write_atomically(self._path(handle), json.dumps(document, indent=1).encode())
         except OSError as error:
-            raise ProviderUnavailableError(f"the key file cannot be written: {error.strerror}") from None
+            raise ProviderUnavailableError(
+                f"a key file cannot be written: {error.strerror}", next_step=f"look at {self._directory} and its disk"
+            ) from None
         key = ProviderKey(handle, algorithm, spki)
         self._remember(handle, key, private)
         return key

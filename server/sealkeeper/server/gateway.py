@@ -7,9 +7,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 import grpc
 import msgspec
@@ -54,6 +53,7 @@ from sealkeeper.server.store.database import open_database
 from sealkeeper.server.store.key_table import KeyTable
 from sealkeeper.server.telemetry import Telemetry
 from sealkeeper.server.timestamping import TimestampAuthority
+from sealkeeper.server.tls import read_tls_files
 from sealkeeper.server.trust import Trust
 from sealkeeper.server.trust_service import TrustService
 from sealkeeper.v1 import (
@@ -344,18 +344,11 @@ def _require_providers(keys: Keys, providers: Mapping[str, KeyProvider]) -> None
 
 
 def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
-    key, certificate, client_ca = (
-        _pem(path, name)
-        for path, name in ((tls.key, "key"), (tls.certificate, "certificate"), (tls.client_ca, "client_ca"))
+    # By the machine's clock, as the peers' TLS has it.
+    files = read_tls_files(tls, datetime.now(UTC))
+    return grpc.ssl_server_credentials(
+        [(files.key, files.certificate)], root_certificates=files.client_ca, require_client_auth=True
     )
-    return grpc.ssl_server_credentials([(key, certificate)], root_certificates=client_ca, require_client_auth=True)
-
-
-def _pem(path: Path, name: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"gateway.tls.{name}: cannot read {path}: {error.strerror}") from None
 
 
 async def _newest_record_time(logs: Sequencer) -> datetime | None:

@@ -11,7 +11,11 @@ import typer
 from sealkeeper.client.errors import ConfigurationError
 
 INSTALL = "pip install 'sealkeeper[server]'"
-_SUMMARIES = {"init": "Make a gateway's folder.", "serve": "Run a gateway."}
+_SUMMARIES = {
+    "init": "Make a gateway's folder.",
+    "serve": "Run a gateway.",
+    "issue": "Issue certificates to callers, or renew the gateway's.",
+}
 # Of the extra `server`: without them the server's own modules are there, and cannot be run.
 _NEEDED = ("aiohttp", "alembic", "asn1crypto", "msgspec", "prometheus_client", "pydantic_settings", "sqlalchemy")
 _TAKES_ALL = {"ignore_unknown_options": True, "allow_extra_args": True}
