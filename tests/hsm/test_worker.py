@@ -177,3 +177,19 @@ async def test_answers_larger_than_a_frame_come_in_several(provider: WorkerProvi
     answers = await asyncio.gather(*asked)
     # Together more than the longest frame that is taken.
     assert sum(len(one) for answer in answers for one in answer) > 64 * 1024 * 1024
+
+
+async def test_a_long_request_does_not_hold_up_a_short_one(uri: str) -> None:
+    provider = await open_provider(uri, workers=1)
+    try:
+        key = await provider.generate("release", P256)
+        order: list[str] = []
+
+        async def sign(name: str, count: int) -> None:
+            await provider.sign(key.handle, P256, [DIGESTS[0]] * count)
+            order.append(name)
+
+        await asyncio.gather(sign("long", 2000), sign("middle", 200), sign("short", 1))
+        assert order == ["short", "middle", "long"]
+    finally:
+        await provider.close()

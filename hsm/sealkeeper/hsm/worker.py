@@ -1,8 +1,8 @@
 """The worker process: one thread, one backend, one socket.
 
 Started by ``worker_provider.py`` as ``python -P -m sealkeeper.hsm.worker FD PARENT_PID``. It leaves when the gateway's
-end of the socket closes, writes no core dump, and ignores Ctrl-C, which goes to the whole group: the gateway drains
-first.
+end of the socket closes, and signs long requests in pieces, so that they hold up no others. It writes no core dump, and
+ignores Ctrl-C, which goes to the whole group: the gateway drains first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import resource
 import signal
 import socket
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 import msgspec
 
@@ -28,6 +28,17 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_PDEATHSIG = 1
 _CACHE_LIMIT = 10_000
 _FRAME_BYTES = 4 * 1024 * 1024
+_PIECE = 16
+
+
+class _Task:
+    """A request, and what has been signed of it."""
+
+    __slots__ = ("request", "signatures")
+
+    def __init__(self, request: frames.Request) -> None:
+        self.request = request
+        self.signatures: list[bytes] = []
 
 
 class _Host:
@@ -38,9 +49,11 @@ class _Host:
         self.lost = False
         self._public: OrderedDict[str, PublicKey] = OrderedDict()
 
-    def answer(self, request: frames.Request) -> frames.Response:
+    def advance(self, task: _Task) -> frames.Response | None:
+        """Do a piece of a request; answers when it was the last."""
+        request = task.request
         try:
-            return self._answer(request)
+            return self._advance(task)
         except ProviderError as error:
             self.lost = self.lost or isinstance(error, BackendLostError)
             return frames.Failed(request.id, error.reason, str(error), error.next_step)
@@ -48,7 +61,8 @@ class _Host:
             text = f"the key store failed unexpectedly ({type(error).__name__})"
             return frames.Failed(request.id, "PROVIDER_UNAVAILABLE", text, "look at the key store's own log")
 
-    def _answer(self, request: frames.Request) -> frames.Response:
+    def _advance(self, task: _Task) -> frames.Response | None:
+        request = task.request
         if isinstance(request, frames.Open):
             self._backend = open_backend(request.uri)
             info = self._backend.info
@@ -60,7 +74,8 @@ class _Host:
             raise ProviderError("the worker has opened no store")
         match request:
             case frames.Sign():
-                return frames.Signed(request.id, self._sign(backend, request))
+                done = self._sign(backend, request, task.signatures)
+                return frames.Signed(request.id, task.signatures) if done else None
             case frames.Generate():
                 return _key(request.id, backend.generate(request.label, _offered(backend, request.algorithm)))
             case frames.Read():
@@ -72,19 +87,23 @@ class _Host:
                 backend.check()
         return frames.Done(request.id)
 
-    def _sign(self, backend: Backend, request: frames.Sign) -> list[bytes]:
+    def _sign(self, backend: Backend, request: frames.Sign, made: list[bytes]) -> bool:
+        """Add signatures to those made; true when all are."""
         algorithm = _offered(backend, request.algorithm)
-        check_payloads(algorithm, request.payloads)
-        signatures = backend.sign(request.handle, algorithm, request.payloads)
+        if not made:
+            check_payloads(algorithm, request.payloads)
+        payloads = request.payloads[len(made) : len(made) + _PIECE]
+        signatures = backend.sign(request.handle, algorithm, payloads)
         if backend.info.protection_level is not ProtectionLevel.SOFTWARE:
             public = self._public_key(backend, request.handle, algorithm)
-            for payload, signature in zip(request.payloads, signatures, strict=True):
+            for payload, signature in zip(payloads, signatures, strict=True):
                 if not signature_verifies(algorithm, public, payload, signature):
                     raise SelfCheckError(
                         "the key store made a signature that does not verify; it was withheld",
                         next_step="take the store out of use and have it examined",
                     )
-        return signatures
+        made += signatures
+        return len(made) == len(request.payloads)
 
     def _public_key(self, backend: Backend, handle: str, algorithm: Algorithm) -> PublicKey:
         public = self._public.get(handle)
@@ -119,35 +138,46 @@ def _harden(parent: int) -> None:
         raise SystemExit(0)
 
 
-def _answer(connection: socket.socket, host: _Host, batch: list[frames.Request]) -> None:
-    """Answer requests in as few frames as may be: woken less, the gateway has more time for its work."""
-    answers: list[frames.Response] = []
-    length = 0
-    for request in batch:
-        answer = host.answer(request)
-        answers.append(answer)
-        length += sum(map(len, answer.signatures)) if isinstance(answer, frames.Signed) else 0
-        if length > _FRAME_BYTES:
+def _serve(connection: socket.socket, host: _Host) -> None:
+    """Answer until the other end closes or the store is lost: a piece of each request in turn."""
+    reader, tasks = frames.FrameReader(), deque[_Task]()
+    while not host.lost and (data := _received(connection, wait=not tasks)) != b"":
+        for body in reader.feed(data or b""):
+            tasks.extend(_Task(request) for request in frames.requests.decode(body))
+        # In as few frames as may be: woken less, the gateway has more time for its work.
+        answers: list[frames.Response] = []
+        length = 0
+        for _ in range(len(tasks)):
+            task = tasks.popleft()
+            answer = host.advance(task)
+            if answer is None:
+                tasks.append(task)
+                continue
+            answers.append(answer)
+            length += sum(map(len, task.signatures))
+            if length > _FRAME_BYTES:
+                connection.sendall(frames.frame(answers))
+                answers, length = [], 0
+        if answers:
             connection.sendall(frames.frame(answers))
-            answers, length = [], 0
-    if answers:
-        connection.sendall(frames.frame(answers))
+
+
+def _received(connection: socket.socket, *, wait: bool) -> bytes | None:
+    """What has come, nothing once the other end has closed; ``None`` where nothing came and there is work to do."""
+    try:
+        return connection.recv(1 << 20, 0 if wait else socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
 
 
 def main(descriptor: int, parent: int) -> None:
     """Serve until the other end closes."""
     _harden(parent)
-    host, reader = _Host(), frames.FrameReader()
     with socket.socket(fileno=descriptor) as connection:
-        while data := connection.recv(1 << 20):
-            for body in reader.feed(data):
-                try:
-                    batch = frames.requests.decode(body)
-                except msgspec.MsgspecError:
-                    raise SystemExit(1) from None
-                _answer(connection, host, batch)
-                if host.lost:
-                    raise SystemExit(0)
+        try:
+            _serve(connection, _Host())
+        except (msgspec.MsgspecError, frames.FrameError):
+            raise SystemExit(1) from None
 
 
 if __name__ == "__main__":
