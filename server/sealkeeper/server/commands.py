@@ -103,7 +103,7 @@ def serve(
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if insecure:
         os.environ["SEALKEEPER_GATEWAY__INSECURE"] = "true"
-    # The journal's thread writes while the loop works on: it must not wait five milliseconds, Python's default, to begin.
+    # The journal is written in a thread, which must not wait for the loop for five milliseconds, as Python has it.
     sys.setswitchinterval(_SWITCH_INTERVAL)
     import uvloop
 
