@@ -37,7 +37,7 @@ from sealkeeper.hsm.registry import pin_file_of, require_known_scheme
 
 MAX_PENDING = 20_000
 _FRAME_BYTES = 8 * 1024 * 1024
-_MOMENT = 0.0005
+_MOMENT = 0.001
 _PATIENCE = 60.0
 _LONG_PATIENCE = 600.0
 _WATCH_INTERVAL = 1.0

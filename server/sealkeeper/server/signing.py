@@ -313,17 +313,16 @@ class Signing:
         await self._logs.submit(Submission(audit=records))
 
     async def _in_turn(self, job: _Job) -> Sequence[_Made] | None:
-        """Have a job done: at once where little is under way, else together with all that come meanwhile."""
-        if not self._under_way:
-            self._under_way = 1
-            await self._do([job])
-            return await job.made
+        """Have a job done, together with all that come at the same time or while others are under way."""
         if self._waiting_items + len(job.prepared) > _MOST_WAITING or self._waiting_bytes + job.length > _MOST_BYTES:
             raise OverloadedError("too many signatures are being asked for", retry_after=timedelta(milliseconds=200))
         self._waiting.append(job)
         self._waiting_items += len(job.prepared)
         self._waiting_bytes += job.length
-        if self._waiting_items >= _FULL and self._under_way < _PARALLEL:
+        if not self._under_way:
+            self._under_way = 1
+            self._linger(-1)
+        elif self._waiting_items >= _FULL and self._under_way < _PARALLEL:
             self._start_batch()
         return await job.made
 
@@ -356,9 +355,9 @@ class Signing:
             self._linger(-1)
 
     def _linger(self, before: int) -> None:
-        """Count a batch as done, once no request has come in a turn of the loop.
+        """Go on to the next batch, once no request has come in a turn of the loop.
 
-        Calls arrive one in a turn. To take in all that have arrived costs less than a batch for each few of them: what
+        Calls arrive a few in a turn. To take in all that have arrived costs less than a batch for each few of them: what
         a batch costs by itself is several times what a request does.
         """
         if before < self._waiting_items < _FULL:
