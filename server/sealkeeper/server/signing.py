@@ -357,8 +357,8 @@ class Signing:
     def _linger(self, before: int) -> None:
         """Go on to the next batch, once no request has come in a turn of the loop.
 
-        Calls arrive a few in a turn. To take in all that have arrived costs less than a batch for each few of them: what
-        a batch costs by itself is several times what a request does.
+        Calls arrive a few in a turn. To take in all that have arrived costs less than a batch for each few of them: by
+        itself a batch costs several times what a request does.
         """
         if before < self._waiting_items < _FULL:
             asyncio.get_running_loop().call_soon(self._linger, self._waiting_items)
