@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -68,17 +67,15 @@ def test_a_big_file_needs_constant_memory(gateway: Running, key: str, tmp_path: 
     assert run(gateway, "ci", "sign", "big", "--key", key, cwd=tmp_path).returncode == 0
     run(gateway, "verifier", "trust", "export", "trust", cwd=tmp_path)
     arguments = [*COMMAND, "--config", str(tmp_path / "ci.toml"), command, "big", "--key", key]
-    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    assert usage.ru_maxrss < 200 * 1024
-    assert isinstance(usage, resource.struct_rusage)
-
-
-def test_verifying_imports_no_grpc(tmp_path: Path) -> None:
-    code = "import sys, sealkeeper.client.cli; sys.exit('grpc' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path).returncode == 0
+    # By a small process in between: a child's highest memory begins with what its parent has.
+    measure = (
+        "import resource, subprocess, sys\n"
+        "done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+        "sys.exit(done.returncode)"
+    )
+    done = subprocess.run([sys.executable, "-c", measure, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, check=True)
+    assert int(done.stdout) < 150 * 1024
 
 
 def test_completion_prints_a_script() -> None:
