@@ -109,7 +109,8 @@ def test_a_token_that_is_taken_out_is_unavailable_until_it_is_back(gateway: Runn
             away.rename(tokens)
         with gateway.client("ci", PATIENT) as ci:
             bundle = ci.sign(key, message_content(b"x")).signature.bundle
-        assert gateway.tree_size() == size + 1
+        # A try whose checkpoint could not be signed is in the log too, without an answer.
+        assert gateway.tree_size() > size
         assert verify(bundle, Artifact.from_bytes(b"x"), gateway.trust(), Policy(key=key)).verified
 
 
