@@ -396,7 +396,9 @@ class SetKeyVersionStateRequest(_message.Message):
     """Makes a retry safe; see CreateKeyRequest.request_id."""
     @_builtins.property
     def compromise_time(self) -> _timestamp_pb2.Timestamp:
-        """With COMPROMISED: signatures from this time on are refused. Not after now. Not set: the version's creation, so all."""
+        """With COMPROMISED: signatures from this time on are refused. Not after now, nor after a time that is known already.
+        Not set: the version's creation, so all.
+        """
 
     @_builtins.property
     def destroy_delay(self) -> _duration_pb2.Duration:

@@ -201,11 +201,15 @@ class _KeyVersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyVe
     KEY_VERSION_STATE_DISABLED: _KeyVersionState.ValueType  # 4
     """Switched off: neither signs nor verifies until it is enabled again."""
     KEY_VERSION_STATE_COMPROMISED: _KeyVersionState.ValueType  # 5
-    """Revoked as of compromise_time: what was signed from then on is refused. Final but for destruction."""
+    """Revoked as of compromise_time: what was signed from then on is refused, in this state and in all that follow. From
+    here a version can only be destroyed; its compromise_time can become earlier, not later.
+    """
     KEY_VERSION_STATE_DESTROY_SCHEDULED: _KeyVersionState.ValueType  # 6
-    """The private key will be destroyed at destroy_time; can be undone until then."""
+    """The private key will be destroyed at destroy_time. Until then it can be undone by moving to DISABLED, or to
+    COMPROMISED where it was that. What was DISABLED before still does not verify.
+    """
     KEY_VERSION_STATE_DESTROYED: _KeyVersionState.ValueType  # 7
-    """The private key is gone. Final."""
+    """The private key is gone, and stays so. Moved to COMPROMISED, a version gets a compromise_time and is still DESTROYED."""
 
 class KeyVersionState(_KeyVersionState, metaclass=_KeyVersionStateEnumTypeWrapper):
     """What a key version may do now."""
@@ -221,11 +225,15 @@ KEY_VERSION_STATE_VERIFY_ONLY: KeyVersionState.ValueType  # 3
 KEY_VERSION_STATE_DISABLED: KeyVersionState.ValueType  # 4
 """Switched off: neither signs nor verifies until it is enabled again."""
 KEY_VERSION_STATE_COMPROMISED: KeyVersionState.ValueType  # 5
-"""Revoked as of compromise_time: what was signed from then on is refused. Final but for destruction."""
+"""Revoked as of compromise_time: what was signed from then on is refused, in this state and in all that follow. From
+here a version can only be destroyed; its compromise_time can become earlier, not later.
+"""
 KEY_VERSION_STATE_DESTROY_SCHEDULED: KeyVersionState.ValueType  # 6
-"""The private key will be destroyed at destroy_time; can be undone until then."""
+"""The private key will be destroyed at destroy_time. Until then it can be undone by moving to DISABLED, or to
+COMPROMISED where it was that. What was DISABLED before still does not verify.
+"""
 KEY_VERSION_STATE_DESTROYED: KeyVersionState.ValueType  # 7
-"""The private key is gone. Final."""
+"""The private key is gone, and stays so. Moved to COMPROMISED, a version gets a compromise_time and is still DESTROYED."""
 Global___KeyVersionState: _TypeAlias = KeyVersionState  # noqa: Y015
 
 class _ProtectionLevel:
