@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -38,6 +39,25 @@ async def provider(uri: str) -> AsyncIterator[WorkerProvider]:
     opened = await open_provider(uri, workers=2)
     yield opened
     await opened.close()
+
+
+class Clock:
+    """A clock that tests set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def opened(uri: str, workers: int, clock: Clock) -> AsyncIterator[WorkerProvider]:
+    provider = WorkerProvider(uri, workers, clock=clock)
+    await provider.start()
+    try:
+        yield provider
+    finally:
+        await provider.close()
 
 
 def pids(provider: WorkerProvider) -> list[int]:
@@ -109,74 +129,63 @@ async def test_a_store_that_cannot_be_opened_says_why(uri: str, tmp_path: Path) 
 
 
 async def test_a_worker_that_hangs_gets_no_more_requests_while_another_is_free(uri: str) -> None:
-    now = 0.0
-    provider = WorkerProvider(uri, workers=2, clock=lambda: now)
-    await provider.start()
-    try:
+    clock = Clock()
+    async with opened(uri, 2, clock) as provider:
         key = await provider.generate("release", P256)
         first, _ = pids(provider)
         os.kill(first, signal.SIGSTOP)
         stuck = asyncio.ensure_future(provider.sign(key.handle, P256, DIGESTS))
         await asyncio.sleep(0)
-        now += 1
+        clock.now += 1
         for digest in DIGESTS:
             assert len(await provider.sign(key.handle, P256, [digest])) == 1
         assert not stuck.done()
         os.kill(first, signal.SIGCONT)
         assert len(await stuck) == len(DIGESTS)
-    finally:
-        await provider.close()
 
 
 async def test_requests_of_a_moment_share_a_worker_and_those_that_would_wait_do_not(uri: str) -> None:
-    now = 0.0
-    provider = WorkerProvider(uri, workers=2, clock=lambda: now)
-    await provider.start()
-    try:
+    clock = Clock()
+    async with opened(uri, 2, clock) as provider:
         key = await provider.generate("release", P256)
         asked = [asyncio.ensure_future(provider.sign(key.handle, P256, [digest])) for digest in DIGESTS[:3]]
         await asyncio.sleep(0)
         assert [slot.load for slot in provider._slots] == [3, 0]
-        now += 1
+        clock.now += 1
         await asyncio.gather(*asked)
         asked = [asyncio.ensure_future(provider.sign(key.handle, P256, [digest])) for digest in DIGESTS[:4]]
         await asyncio.sleep(0)
         assert [slot.load for slot in provider._slots] == [2, 2]
         await asyncio.gather(*asked)
-    finally:
-        await provider.close()
 
 
 async def test_a_worker_that_hangs_is_ended_and_replaced(uri: str) -> None:
-    now = 0.0
-    provider = WorkerProvider(uri, workers=1, clock=lambda: now)
-    await provider.start()
-    try:
+    clock = Clock()
+    async with opened(uri, 1, clock) as provider:
         key = await provider.generate("release", P256)
         [hung] = pids(provider)
         os.kill(hung, signal.SIGSTOP)
         stuck = asyncio.ensure_future(provider.sign(key.handle, P256, DIGESTS))
         await asyncio.sleep(0)
-        now += 59
+        clock.now += 59
         provider.end_hung_workers()
         assert pids(provider) == [hung]
-        now += 2
+        clock.now += 2
         provider.end_hung_workers()
         with pytest.raises(ProviderUnavailableError):
             await stuck
         assert len(await provider.sign(key.handle, P256, DIGESTS)) == len(DIGESTS)
         assert pids(provider) != [hung]
-    finally:
-        await provider.close()
 
 
-async def test_answers_larger_than_a_frame_come_in_several(provider: WorkerProvider) -> None:
+async def test_answers_larger_than_a_frame_come_in_several(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sealkeeper.hsm.frames.MAX_FRAME", 6 * 1024 * 1024)
     ml_dsa = ALGORITHMS["ML_DSA_87"]
-    key = await provider.generate("release", ml_dsa)
-    asked = [provider.sign(key.handle, ml_dsa, [b"x"] * 100) for _ in range(160)]
-    answers = await asyncio.gather(*asked)
-    # Together more than the longest frame that is taken.
-    assert sum(len(one) for answer in answers for one in answer) > 64 * 1024 * 1024
+    async with opened(uri, 1, Clock()) as provider:
+        key = await provider.generate("release", ml_dsa)
+        asked = [provider.sign(key.handle, ml_dsa, [b"x"] * 16) for _ in range(100)]
+        answers = await asyncio.gather(*asked)
+    assert sum(len(one) for answer in answers for one in answer) > 6 * 1024 * 1024
 
 
 async def test_a_long_request_does_not_hold_up_a_short_one(uri: str) -> None:
