@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from sealkeeper.client import Client, ClientError
 from sealkeeper.client.errors import UnavailableError
@@ -194,3 +194,4 @@ async def test_every_call_and_every_operation_of_a_provider_has_a_span_that_says
     found = {one.parent_span_id for one in signing} | {link.span_id for one in signing for link in one.links}
     assert served <= found
     assert {one.kind for one in calls} == {Span.SPAN_KIND_SERVER}
+    assert refused.status.code == Status.STATUS_CODE_ERROR

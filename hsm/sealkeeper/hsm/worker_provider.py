@@ -50,17 +50,18 @@ _ERRORS = {
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a request asks for: how many signatures, and within how many seconds."""
+    """A request that waits: its answer, how many signatures it asks for, and within how many seconds."""
 
+    answer: asyncio.Future[frames.Response]
     amount: int
     patience: float
 
     @classmethod
-    def of(cls, request: frames.Request) -> _Asked:
+    def of(cls, request: frames.Request, answer: asyncio.Future[frames.Response]) -> _Asked:
         if isinstance(request, frames.Sign):
-            return cls(len(request.payloads), _PATIENCE)
+            return cls(answer, len(request.payloads), _PATIENCE)
         # Tokens take minutes to find large primes.
-        return cls(1, _LONG_PATIENCE if isinstance(request, (frames.Generate, frames.Open)) else _PATIENCE)
+        return cls(answer, 1, _LONG_PATIENCE if isinstance(request, (frames.Generate, frames.Open)) else _PATIENCE)
 
 
 class _Pace:
@@ -74,18 +75,15 @@ class _Pace:
         self.seconds += (seconds - self.seconds) * _SMOOTHING
 
 
-_NOTHING = _Asked(0, _PATIENCE)
-
-
 class _Channel(asyncio.Protocol):
     """One worker's socket: requests out, answers in, and how quickly they come."""
 
     def __init__(self, pace: _Pace) -> None:
-        self.waiting: dict[int, asyncio.Future[frames.Response]] = {}
+        # By request, in their order.
+        self.waiting: dict[int, _Asked] = {}
         self.alive = True
         self._pace = pace
-        # Signatures (other requests count as one) that are asked for, by request in their order, and all together.
-        self._asked: dict[int, _Asked] = {}
+        # Signatures that they ask for all together; other requests count as one.
         self._backlog = 0
         # Since when the worker has been at the next one.
         self._since = 0.0
@@ -107,11 +105,9 @@ class _Channel(asyncio.Protocol):
         if not self.alive:
             future.set_exception(_died())
             return future
-        self.waiting[request.id] = future
-        asked = _Asked.of(request)
+        asked = self.waiting[request.id] = _Asked.of(request, future)
         if not self._backlog:
             self._since = self._pace.clock()
-        self._asked[request.id] = asked
         self._backlog += asked.amount
         if not self._outbox:
             self._loop.call_soon(self._flush)
@@ -135,18 +131,20 @@ class _Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for body in self._reader.feed(data):
-                answered = frames.responses.decode(body)
-                self._observe(answered)
-                for response in answered:
-                    future = self.waiting.pop(response.id, None)
-                    if future is not None and not future.done():
-                        future.set_result(response)
+                self._answer(frames.responses.decode(body))
         except (frames.FrameError, msgspec.MsgspecError):
             # What does not speak the protocol is not trusted with another word.
             self.close()
 
-    def _observe(self, answered: Sequence[frames.Response]) -> None:
-        now, done = self._pace.clock(), sum(self._asked.pop(one.id, _NOTHING).amount for one in answered)
+    def _answer(self, responses: Sequence[frames.Response]) -> None:
+        now, done = self._pace.clock(), 0
+        for response in responses:
+            asked = self.waiting.pop(response.id, None)
+            if asked is None:
+                continue
+            done += asked.amount
+            if not asked.answer.done():
+                asked.answer.set_result(response)
         if done:
             self._pace.observe((now - self._since) / done)
         self._backlog -= done
@@ -162,15 +160,15 @@ class _Channel(asyncio.Protocol):
         """Whether the worker has been silent for longer than any store takes."""
         if not self._backlog:
             return False
-        return self._pace.clock() - self._since > next(iter(self._asked.values()), _NOTHING).patience
+        return self._pace.clock() - self._since > next(iter(self.waiting.values())).patience
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.alive = False
         waiting, self.waiting = self.waiting, {}
-        for future in waiting.values():
-            if not future.done():
-                future.set_exception(_died())
-                future.exception()
+        for asked in waiting.values():
+            if not asked.answer.done():
+                asked.answer.set_exception(_died())
+                asked.answer.exception()
 
     def close(self) -> None:
         self.alive = False

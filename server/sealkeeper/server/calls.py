@@ -47,7 +47,7 @@ from sealkeeper.server.identity import Authenticator, Principal
 from sealkeeper.server.log import LogError, Sequencer, Submission
 from sealkeeper.server.resources import LogName, ResourceName
 from sealkeeper.server.status import reason_of, status_of
-from sealkeeper.server.telemetry import Telemetry
+from sealkeeper.server.telemetry import Telemetry, set_outcome
 
 _log = logging.getLogger("sealkeeper.calls")
 if TYPE_CHECKING:
@@ -385,7 +385,8 @@ class CallInterceptor(Interceptor):
         self._telemetry.call(call.method, tenant, role, outcome, time.perf_counter() - started)
         if call.span.is_recording():
             key_version = str(call.details.get("keyVersion", ""))
-            call.span.set_attributes({"tenant": tenant, "role": role, "key_version": key_version, "outcome": outcome})
+            call.span.set_attributes({"tenant": tenant, "role": role, "key_version": key_version})
+            set_outcome(call.span, outcome)
 
 
 def _describe(call: Call, error: Exception, text: str) -> None:

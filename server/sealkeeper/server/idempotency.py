@@ -186,10 +186,13 @@ class RequestLedger:
         result = await work()
         self._known.add(request.id, now)
         if encode is not None:
-            row = RequestRow(request, now, encode).filled(result)
-            self._rows.append(row)
-            self._rows_bytes += len(row["answer"])
+            self._keep(RequestRow(request, now, encode).filled(result))
         return result
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        """Have a row wait for the database."""
+        self._rows.append(row)
+        self._rows_bytes += len(row["answer"])
 
     def row(self, request: RequestId, encode: Callable[[T], bytes]) -> RequestRow[T]:
         """A row for work that stores its answer itself."""
@@ -254,8 +257,7 @@ class RequestLedger:
         """Begin to write answers: those that were recovered, then new ones as they come."""
         for id_, row in self._recovered.items():
             self._known.add(id_, row["create_time"])
-            self._rows.append(row)
-            self._rows_bytes += len(row["answer"])
+            self._keep(row)
         self._recovered = {}
         self._task = asyncio.create_task(self._write(), name="request-ledger")
 
