@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -9,14 +8,23 @@ from sealkeeper.hsm import ALGORITHMS, Algorithm, KeyProvider, ProviderKey, open
 from tests.conformance.stores import STORES
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a store together, so that it is set up once in a run and not once a process."""
+    for item in items:
+        name = (
+            item.callspec.params.get("store")
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else None
+        )
+        if name in STORES:
+            item.add_marker(pytest.mark.xdist_group(f"store {name}"))
+
+
 @pytest.fixture(scope="session", params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of a store, one for the whole run."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SOFTHSM2_CONF", "/nonexistent")
-    directory: Path = tmp_path_factory.mktemp(request.param)
-    yield STORES[request.param](directory)
-    patch.undo()
+    with STORES[request.param](tmp_path_factory.mktemp(request.param)) as uri:
+        yield uri
 
 
 @pytest.fixture

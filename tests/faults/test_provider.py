@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,16 @@ from sealkeeper.client import message_content
 from sealkeeper.client.errors import UnavailableError
 from sealkeeper.client.retry import RetryPolicy
 from sealkeeper.verify import Artifact, Policy, verify
-from tests.conformance.stores import softhsm
 from tests.e2e.running import Running
+from tests.stores.softhsm import softhsm
 
 PATIENT = RetryPolicy(attempts=60, random=lambda: 0.2)
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Running:
-    uri = softhsm(tmp_path)
-    return Running.make(tmp_path / "gateway", uri, SOFTHSM2_CONF=os.environ["SOFTHSM2_CONF"])
+def gateway(tmp_path: Path) -> Iterator[Running]:
+    with softhsm(tmp_path) as uri:
+        yield Running.make(tmp_path / "gateway", uri, SOFTHSM2_CONF=os.environ["SOFTHSM2_CONF"])
 
 
 def workers(gateway: Running) -> list[int]:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,15 +24,15 @@ from sealkeeper.hsm import (
 )
 from sealkeeper.hsm.algorithms import load_public_key, signature_verifies
 from sealkeeper.hsm.worker_provider import WorkerProvider
-from tests.conformance.stores import PIN, softhsm
+from tests.stores.softhsm import PIN, softhsm
 
 P256 = ALGORITHMS["PKIX_ECDSA_P256_SHA_256"]
 
 
 @pytest.fixture
-def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("SOFTHSM2_CONF", "/nonexistent")
-    return softhsm(tmp_path)
+def uri(tmp_path: Path) -> Iterator[str]:
+    with softhsm(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

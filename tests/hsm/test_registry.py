@@ -21,7 +21,7 @@ def test_a_store_whose_library_is_not_installed_says_what_to_install(monkeypatch
     # As where only the extra `server` is installed: None makes the import system say that there is no such module.
     monkeypatch.setitem(sys.modules, "pkcs11", None)
     monkeypatch.delitem(sys.modules, "sealkeeper.hsm.pkcs11", raising=False)
-    with pytest.raises(ProviderConfigurationError, match="python-pkcs11 is not installed") as caught:
+    with pytest.raises(ProviderConfigurationError, match="pkcs11 is not installed") as caught:
         open_backend(URI)
     assert caught.value.next_step == "pip install 'sealkeeper[pkcs11]'"
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from sealkeeper.server.doctor import check
 from sealkeeper.server.initialise import Plan, initialise
 from sealkeeper.server.local_ca import LocalCa, host_names
 from sealkeeper.server.log import Submission, open_logs
-from tests.conformance.stores import softhsm
 from tests.e2e.running import ANY_PORT, DOMAIN, TENANT, Running
 from tests.log.signer import signers
+from tests.stores.softhsm import softhsm
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
@@ -228,14 +228,13 @@ async def test_logs_that_cannot_be_read_are_said_to_be_so(directory: Path) -> No
 
 
 @pytest.fixture
-def token(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def token(directory: Path, tmp_path: Path) -> Iterator[Path]:
     """Its keys are in a SoftHSM2 token; answers the file with the PIN."""
     (tmp_path / "token").mkdir()
-    monkeypatch.setenv("SOFTHSM2_CONF", "")
-    uri = softhsm(tmp_path / "token")
-    change(directory, 'uri = "', f'uri = "{uri}"\n# "')
-    change(directory, "environment = {  }", f'environment = {{ SOFTHSM2_CONF = "{os.environ["SOFTHSM2_CONF"]}" }}')
-    return tmp_path / "token" / "pin"
+    with softhsm(tmp_path / "token") as uri:
+        change(directory, 'uri = "', f'uri = "{uri}"\n# "')
+        change(directory, "environment = {  }", f'environment = {{ SOFTHSM2_CONF = "{os.environ["SOFTHSM2_CONF"]}" }}')
+        yield tmp_path / "token" / "pin"
 
 
 def test_a_token_that_opens_passes(directory: Path, token: Path) -> None:

@@ -24,7 +24,7 @@ from sealkeeper.server.settings import KeySettings
 from sealkeeper.server.store.database import Database, open_database
 from sealkeeper.server.store.key_table import KeyTable
 from sealkeeper.server.trust import Trust
-from tests.conformance.stores import software
+from tests.stores.software import software
 
 START = datetime(2026, 3, 1, 12, 0, 0, 700_000, tzinfo=UTC)
 NAME = KeyName("acme", "release")
@@ -63,8 +63,8 @@ class House:
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    uri = software(tmp_path)
-    provider = await open_provider(uri)
+    with software(tmp_path) as uri:
+        provider = await open_provider(uri)
     database = await open_database(f"sqlite:///{tmp_path}/metadata.db")
     folder = parse_software_uri(uri).directory
     made = House(START, database, provider, None, folder)  # type: ignore[arg-type]  # filled in below

@@ -1,16 +1,17 @@
 """What a worker process hosts: a store whose calls block.
 
-A backend is used by one thread of one process and nobody else. It raises the errors of ``errors.py``.
+A backend is used by one thread of one process and nobody else, unless it is a ``ConcurrentBackend``. It raises the
+errors of ``errors.py``. What only some stores can do is a Protocol of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sealkeeper.hsm.algorithms import MAX_MESSAGE, Algorithm
 from sealkeeper.hsm.errors import AlgorithmNotSupportedError, PayloadError, ProviderUnavailableError
-from sealkeeper.hsm.provider import ProviderInfo, ProviderKey
+from sealkeeper.hsm.provider import KeyEvidence, ProviderInfo, ProviderKey, WrapMethod, WrappingKey
 
 
 class Backend(Protocol):
@@ -43,6 +44,47 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go."""
+        ...
+
+
+@runtime_checkable
+class ConcurrentBackend(Protocol):
+    """A backend that several threads may use at once: a store across a network, which spends its time waiting.
+
+    Attributes:
+        concurrency: how many calls at a time, 2 to 64.
+        piece: most payloads that one call to ``sign`` gets, from 1: what the store signs in one of its own requests.
+    """
+
+    concurrency: int
+    piece: int
+
+
+@runtime_checkable
+class WitnessBackend(Protocol):
+    """A backend that says what the store knows of a private key; as ``KeyWitness``."""
+
+    def evidence(self, handle: str) -> KeyEvidence:
+        """Read back what the store says of a private key."""
+        ...
+
+
+@runtime_checkable
+class ImportBackend(Protocol):
+    """A backend whose store unwraps private keys that come from outside; as ``KeyImporter``."""
+
+    def begin_import(self, label: str, algorithm: Algorithm) -> WrappingKey:
+        """Have the store offer a wrapping key."""
+        ...
+
+    def finish_import(
+        self, state: bytes, label: str, algorithm: Algorithm, method: WrapMethod, wrapped: bytes, public_key: bytes
+    ) -> ProviderKey:
+        """Hand a wrapped private key to the store."""
+        ...
+
+    def end_import(self, state: bytes) -> None:
+        """Remove what ``begin_import`` left in the store."""
         ...
 
 

@@ -6,6 +6,8 @@ Every error carries a stable ``reason`` (upper snake case, sent to callers in ``
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 
 class ProviderError(Exception):
     """Base of all provider errors.
@@ -13,13 +15,15 @@ class ProviderError(Exception):
     Attributes:
         reason: stable, upper snake case.
         next_step: what a person can do about it; may be empty.
+        retry_after: when the store says that a retry makes sense; ``None`` where it does not say.
     """
 
     reason = "PROVIDER_ERROR"
 
-    def __init__(self, message: str, *, next_step: str = "") -> None:
+    def __init__(self, message: str, *, next_step: str = "", retry_after: timedelta | None = None) -> None:
         super().__init__(message)
         self.next_step = next_step
+        self.retry_after = retry_after
 
 
 class ProviderUriError(ProviderError):
@@ -46,6 +50,27 @@ class ProviderUnavailableError(ProviderError):
     reason = "PROVIDER_UNAVAILABLE"
 
 
+class ProviderSealedError(ProviderUnavailableError):
+    """The store is there and locked: a sealed Vault, a vault that is being recovered. People must open it."""
+
+    reason = "PROVIDER_SEALED"
+
+
+class ProviderThrottledError(ProviderUnavailableError):
+    """The store takes no more requests at this rate."""
+
+    reason = "PROVIDER_THROTTLED"
+
+
+class ProviderPermissionError(ProviderUnavailableError):
+    """The store knows the gateway and does not let it: its credentials expired, or its policy is too narrow.
+
+    Unavailable rather than misconfigured: it was right once and can become right again without a restart.
+    """
+
+    reason = "PROVIDER_PERMISSION_DENIED"
+
+
 class AlgorithmNotSupportedError(ProviderError):
     """The provider, or this token, cannot do the algorithm."""
 
@@ -68,3 +93,21 @@ class SelfCheckError(ProviderError):
     """The provider answered with a signature that does not verify. It was withheld."""
 
     reason = "SIGNATURE_SELF_CHECK_FAILED"
+
+
+class ImportNotSupportedError(ProviderError):
+    """The store takes no private keys from outside, or none of this kind."""
+
+    reason = "IMPORT_NOT_SUPPORTED"
+
+
+class WrappedKeyError(ProviderError):
+    """The wrapped private key cannot be unwrapped by the store, or is not a key for the algorithm."""
+
+    reason = "WRAPPED_KEY_REFUSED"
+
+
+class ImportExpiredError(ProviderError):
+    """The store has forgotten the wrapping key."""
+
+    reason = "IMPORT_EXPIRED"

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import TypeAlias
 
 import msgspec
+
+from sealkeeper.hsm.provider import KeyEvidence, ProviderInfo, WrapMethod, WrappingKey
 
 MAX_FRAME = 64 * 1024 * 1024
 MAX_REQUEST = 16 * 1024 * 1024
@@ -50,6 +53,40 @@ class Destroy(msgspec.Struct, frozen=True, tag="destroy", array_like=True):
     handle: str
 
 
+class Witness(msgspec.Struct, frozen=True, tag="witness", array_like=True):
+    """Say what the store knows of a private key."""
+
+    id: int
+    handle: str
+
+
+class BeginImport(msgspec.Struct, frozen=True, tag="begin-import", array_like=True):
+    """Offer a wrapping key."""
+
+    id: int
+    label: str
+    algorithm: str
+
+
+class FinishImport(msgspec.Struct, frozen=True, tag="finish-import", array_like=True):
+    """Unwrap a private key in the store."""
+
+    id: int
+    state: bytes
+    label: str
+    algorithm: str
+    method: WrapMethod
+    wrapped: bytes
+    public_key: bytes
+
+
+class EndImport(msgspec.Struct, frozen=True, tag="end-import", array_like=True):
+    """Remove what an import left."""
+
+    id: int
+    state: bytes
+
+
 class Check(msgspec.Struct, frozen=True, tag="check", array_like=True):
     """Give a sign of life."""
 
@@ -64,13 +101,10 @@ class Open(msgspec.Struct, frozen=True, tag="open", array_like=True):
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened", array_like=True):
-    """The store is open: ``ProviderInfo``."""
+    """The store is open."""
 
     id: int
-    scheme: str
-    description: str
-    protection_level: str
-    algorithms: list[str]
+    info: ProviderInfo
 
 
 class Key(msgspec.Struct, frozen=True, tag="key", array_like=True):
@@ -80,6 +114,20 @@ class Key(msgspec.Struct, frozen=True, tag="key", array_like=True):
     handle: str
     algorithm: str
     public_key: bytes
+
+
+class Witnessed(msgspec.Struct, frozen=True, tag="witnessed", array_like=True):
+    """What the store says of a private key."""
+
+    id: int
+    evidence: KeyEvidence
+
+
+class Offered(msgspec.Struct, frozen=True, tag="offered", array_like=True):
+    """A wrapping key."""
+
+    id: int
+    wrapping_key: WrappingKey
 
 
 class Signed(msgspec.Struct, frozen=True, tag="signed", array_like=True):
@@ -102,10 +150,11 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
     reason: str
     message: str
     next_step: str
+    retry_after: timedelta | None = None
 
 
-Request: TypeAlias = Open | Generate | Read | Sign | Destroy | Check
-Response: TypeAlias = Opened | Key | Signed | Done | Failed
+Request: TypeAlias = Open | Generate | Read | Sign | Destroy | Witness | BeginImport | FinishImport | EndImport | Check
+Response: TypeAlias = Opened | Key | Witnessed | Offered | Signed | Done | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 requests = msgspec.msgpack.Decoder(list[Request])

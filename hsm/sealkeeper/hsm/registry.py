@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from sealkeeper.hsm.backend import Backend
@@ -10,26 +11,28 @@ from sealkeeper.hsm.errors import ProviderConfigurationError, ProviderUriError
 from sealkeeper.hsm.uri import parse_pkcs11_uri, scheme_of
 
 
-def _software(uri: str) -> Backend:
-    from sealkeeper.hsm.software import SoftwareBackend
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """Where a store's backend is, and what it needs.
 
-    return SoftwareBackend(uri)
+    Attributes:
+        module: in which it is.
+        backend: its class, made with the URI.
+        library: package that may be missing.
+        extra: of this distribution, which brings the library.
+    """
+
+    module: str
+    backend: str
+    library: str = ""
+    extra: str = ""
 
 
-def _pkcs11(uri: str) -> Backend:
-    try:
-        from sealkeeper.hsm.pkcs11 import Pkcs11Backend
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "pkcs11":
-            raise
-        raise ProviderConfigurationError(
-            "python-pkcs11 is not installed, which a pkcs11: URI needs", next_step="pip install 'sealkeeper[pkcs11]'"
-        ) from None
-    return Pkcs11Backend(uri)
-
-
-# Imported when asked for: a store's libraries are loaded in its worker processes only.
-BACKENDS: dict[str, Callable[[str], Backend]] = {"software": _software, "pkcs11": _pkcs11}
+_STORES = {
+    "software": _Store("software", "SoftwareBackend"),
+    "pkcs11": _Store("pkcs11", "Pkcs11Backend", "pkcs11", "pkcs11"),
+}
+"""By URI scheme."""
 
 
 def require_known_scheme(uri: str) -> str:
@@ -39,8 +42,8 @@ def require_known_scheme(uri: str) -> str:
         ProviderUriError: no store goes by it.
     """
     scheme = scheme_of(uri)
-    if scheme not in BACKENDS:
-        raise ProviderUriError(f"{scheme}: is not a store known here; known are {', '.join(sorted(BACKENDS))}")
+    if scheme not in _STORES:
+        raise ProviderUriError(f"{scheme}: is not a store known here; known are {', '.join(sorted(_STORES))}")
     return scheme
 
 
@@ -50,7 +53,21 @@ def open_backend(uri: str) -> Backend:
     Raises:
         ProviderError: it cannot be opened.
     """
-    return BACKENDS[require_known_scheme(uri)](uri)
+    scheme = require_known_scheme(uri)
+    store = _STORES[scheme]
+    try:
+        # Imported when asked for: a store's libraries are loaded in its worker processes only.
+        module = import_module(f"sealkeeper.hsm.{store.module}")
+    except ModuleNotFoundError as error:
+        # ``google.cloud.kms`` is missing as ``google`` where nothing of Google's is installed.
+        if not error.name or not f"{store.library}.".startswith(f"{error.name}."):
+            raise
+        raise ProviderConfigurationError(
+            f"{store.library} is not installed, which a {scheme}: URI needs",
+            next_step=f"pip install 'sealkeeper[{store.extra}]'",
+        ) from None
+    backend: Backend = getattr(module, store.backend)(uri)
+    return backend
 
 
 def pin_file_of(uri: str) -> Path | None:

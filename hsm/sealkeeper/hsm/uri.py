@@ -78,14 +78,14 @@ def parse_pkcs11_uri(uri: str) -> Pkcs11Uri:
     Raises:
         ProviderUriError: naming the attribute that is malformed, unknown, given twice, missing or not allowed.
     """
-    path, _, query = _after(uri, "pkcs11").partition("?")
+    path, _, query = after_scheme(uri, "pkcs11").partition("?")
     if "pin-value" in query:
         raise ProviderUriError(
             "pin-value is not allowed: the PIN would show wherever settings are shown",
             next_step="put the PIN into a file of its own and name it with pin-source=file:/path",
         )
-    where = _attributes(path, ";", ("token", "manufacturer", "model", "serial", "slot-id"))
-    how = _attributes(query, "&", ("module-path", "pin-source"))
+    where = attributes(path, ";", ("token", "manufacturer", "model", "serial", "slot-id"))
+    how = attributes(query, "&", ("module-path", "pin-source"))
     for needed in ("module-path", "pin-source"):
         if needed not in how:
             raise ProviderUriError(f"{needed} is missing from the pkcs11: URI")
@@ -93,8 +93,8 @@ def parse_pkcs11_uri(uri: str) -> Pkcs11Uri:
     if slot is not None and not re.fullmatch(r"[0-9]{1,20}", slot):
         raise ProviderUriError("slot-id is not a number")
     return Pkcs11Uri(
-        module_path=_absolute(how["module-path"], "module-path"),
-        pin_source=_file(how["pin-source"], "pin-source"),
+        module_path=absolute_path(how["module-path"], "module-path"),
+        pin_source=file_source(how["pin-source"], "pin-source"),
         token=where.get("token"),
         manufacturer=where.get("manufacturer"),
         model=where.get("model"),
@@ -109,27 +109,37 @@ def parse_software_uri(uri: str) -> SoftwareUri:
     Raises:
         ProviderUriError: naming what is malformed, unknown, given twice or missing.
     """
-    path, _, query = _after(uri, "software").partition("?")
-    how = _attributes(query, "&", ("sealing-key-source", "passphrase-source"))
+    path, _, query = after_scheme(uri, "software").partition("?")
+    how = attributes(query, "&", ("sealing-key-source", "passphrase-source"))
     if len(how) != 1:
         raise ProviderUriError("a software: URI needs exactly one of sealing-key-source and passphrase-source")
     if path.startswith("//"):
         path = path[2:]
-    sources = {name: _file(value, name) for name, value in how.items()}
+    sources = {name: file_source(value, name) for name, value in how.items()}
     return SoftwareUri(
-        directory=_absolute(_decode(path, "the folder"), "the folder"),
+        directory=absolute_path(decoded(path, "the folder"), "the folder"),
         sealing_key_source=sources.get("sealing-key-source"),
         passphrase_source=sources.get("passphrase-source"),
     )
 
 
-def _after(uri: str, scheme: str) -> str:
+def after_scheme(uri: str, scheme: str) -> str:
+    """What stands behind the scheme and its colon.
+
+    Raises:
+        ProviderUriError: it is of another scheme, or not a URI.
+    """
     if scheme_of(uri) != scheme:
         raise ProviderUriError(f"not a {scheme}: URI")
     return uri[len(scheme) + 1 :]
 
 
-def _attributes(text: str, separator: str, known: tuple[str, ...]) -> dict[str, str]:
+def attributes(text: str, separator: str, known: tuple[str, ...]) -> dict[str, str]:
+    """The ``name=value`` pairs of a URI's part, percent-decoded.
+
+    Raises:
+        ProviderUriError: naming the attribute that is unknown, given twice, empty or malformed.
+    """
     found: dict[str, str] = {}
     for part in text.split(separator) if text else []:
         name, equals, value = part.partition("=")
@@ -137,11 +147,16 @@ def _attributes(text: str, separator: str, known: tuple[str, ...]) -> dict[str, 
             raise ProviderUriError(f"{name[:32]!r} is not an attribute known here; known are {', '.join(known)}")
         if name in found:
             raise ProviderUriError(f"{name} is given twice")
-        found[name] = _decode(value, name)
+        found[name] = decoded(value, name)
     return found
 
 
-def _decode(value: str, name: str) -> str:
+def decoded(value: str, name: str) -> str:
+    """Percent-decoded text.
+
+    Raises:
+        ProviderUriError: it is malformed, empty or holds a NUL.
+    """
     if _PERCENT.search(value):
         raise ProviderUriError(f"{name} has a percent sign without two hexadecimal digits")
     try:
@@ -153,15 +168,25 @@ def _decode(value: str, name: str) -> str:
     return text
 
 
-def _absolute(text: str, name: str) -> Path:
+def absolute_path(text: str, name: str) -> Path:
+    """A path.
+
+    Raises:
+        ProviderUriError: it is not absolute.
+    """
     path = Path(text)
     if not path.is_absolute():
         raise ProviderUriError(f"{name} is not an absolute path")
     return path
 
 
-def _file(text: str, name: str) -> Path:
+def file_source(text: str, name: str) -> Path:
+    """The path of a ``file:/path``, as secrets are named.
+
+    Raises:
+        ProviderUriError: it is none, or not absolute.
+    """
     scheme, _, path = text.partition(":")
     if scheme != "file":
         raise ProviderUriError(f"{name} must be file:/path")
-    return _absolute(path.removeprefix("//"), name)
+    return absolute_path(path.removeprefix("//"), name)

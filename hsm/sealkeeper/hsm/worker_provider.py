@@ -32,12 +32,13 @@ from sealkeeper.hsm.errors import (
     ProviderUnavailableError,
 )
 from sealkeeper.hsm.pin_latch import PinLatch
-from sealkeeper.hsm.provider import ProtectionLevel, ProviderInfo, ProviderKey
+from sealkeeper.hsm.provider import KeyEvidence, ProviderInfo, ProviderKey, WrapMethod, WrappingKey
 from sealkeeper.hsm.registry import pin_file_of, require_known_scheme
 
 MAX_PENDING = 20_000
 _FRAME_BYTES = 8 * 1024 * 1024
 _MOMENT = 0.001
+_LONG = 0.01
 _PATIENCE = 60.0
 _LONG_PATIENCE = 600.0
 _WATCH_INTERVAL = 1.0
@@ -60,8 +61,9 @@ class _Asked:
     def of(cls, request: frames.Request, answer: asyncio.Future[frames.Response]) -> _Asked:
         if isinstance(request, frames.Sign):
             return cls(answer, len(request.payloads), _PATIENCE)
-        # Tokens take minutes to find large primes.
-        return cls(answer, 1, _LONG_PATIENCE if isinstance(request, (frames.Generate, frames.Open)) else _PATIENCE)
+        # Tokens take minutes to find large primes, those of wrapping keys among them.
+        slow = isinstance(request, (frames.Generate, frames.BeginImport, frames.Open))
+        return cls(answer, 1, _LONG_PATIENCE if slow else _PATIENCE)
 
 
 class _Pace:
@@ -250,6 +252,17 @@ class WorkerProvider:
         check_payloads(algorithm, payloads)
         if sum(map(len, payloads)) > frames.MAX_REQUEST:
             raise PayloadError(f"the payloads together are longer than {frames.MAX_REQUEST} bytes")
+        # A slow store's many payloads go to several of its workers at once.
+        parts = min(len(self._slots), len(payloads), int(len(payloads) * self._pace.seconds / _LONG))
+        if parts < 2:
+            return await self._sign(handle, algorithm, payloads)
+        size = -(-len(payloads) // parts)
+        signed = await asyncio.gather(
+            *(self._sign(handle, algorithm, payloads[at : at + size]) for at in range(0, len(payloads), size))
+        )
+        return [signature for part in signed for signature in part]
+
+    async def _sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
         response = await self._ask(lambda number: frames.Sign(number, handle, algorithm.name, list(payloads)))
         if not isinstance(response, frames.Signed) or len(response.signatures) != len(payloads):
             raise _nonsense()
@@ -258,6 +271,32 @@ class WorkerProvider:
     async def destroy(self, handle: str) -> None:
         """Destroy a key pair."""
         await self._ask(lambda number: frames.Destroy(number, handle))
+
+    async def evidence(self, handle: str) -> KeyEvidence:
+        """Read back what the store says of a private key."""
+        response = await self._ask(lambda number: frames.Witness(number, handle))
+        if not isinstance(response, frames.Witnessed):
+            raise _nonsense()
+        return response.evidence
+
+    async def begin_import(self, label: str, algorithm: Algorithm) -> WrappingKey:
+        """Have the store offer a wrapping key."""
+        response = await self._ask(lambda number: frames.BeginImport(number, label, algorithm.name))
+        if not isinstance(response, frames.Offered):
+            raise _nonsense()
+        return response.wrapping_key
+
+    async def finish_import(
+        self, state: bytes, label: str, algorithm: Algorithm, method: WrapMethod, wrapped: bytes, public_key: bytes
+    ) -> ProviderKey:
+        """Hand a wrapped private key to the store."""
+        return await self._ask_for_key(
+            lambda number: frames.FinishImport(number, state, label, algorithm.name, method, wrapped, public_key)
+        )
+
+    async def end_import(self, state: bytes) -> None:
+        """Remove what an import left in the store."""
+        await self._ask(lambda number: frames.EndImport(number, state))
 
     async def check(self) -> None:
         """Give a sign of life."""
@@ -347,7 +386,7 @@ class WorkerProvider:
             if not isinstance(response, frames.Opened):
                 raise _nonsense()
             self._latch.open()
-            self._info = _info(response)
+            self._info = response.info
             return channel
         finally:
             slot.starting = None
@@ -378,14 +417,9 @@ async def _spawn(environment: Mapping[str, str], pace: _Pace) -> tuple[Process, 
     return process, channel
 
 
-def _info(opened: frames.Opened) -> ProviderInfo:
-    return ProviderInfo(
-        opened.scheme, opened.description, ProtectionLevel(opened.protection_level), frozenset(opened.algorithms)
-    )
-
-
 def _error(failed: frames.Failed) -> ProviderError:
-    return _ERRORS.get(failed.reason, ProviderError)(failed.message, next_step=failed.next_step)
+    kind = _ERRORS.get(failed.reason, ProviderError)
+    return kind(failed.message, next_step=failed.next_step, retry_after=failed.retry_after)
 
 
 def _died() -> ProviderUnavailableError:
