@@ -19,6 +19,7 @@ from sealkeeper.hsm.errors import (
     ProviderUnavailableError,
     ProviderUriError,
     SelfCheckError,
+    WeakKeyError,
     WrappedKeyError,
 )
 from sealkeeper.hsm.provider import (
@@ -64,6 +65,7 @@ __all__ = [
     "ProviderUnavailableError",
     "ProviderUriError",
     "SelfCheckError",
+    "WeakKeyError",
     "WrapMethod",
     "WrappedKeyError",
     "WrappingKey",

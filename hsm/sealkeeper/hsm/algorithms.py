@@ -17,7 +17,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa, utils
 
-from sealkeeper.hsm.errors import AlgorithmNotSupportedError
+from sealkeeper.hsm.errors import AlgorithmNotSupportedError, WeakKeyError
+from sealkeeper.hsm.weak_rsa import weakness
 
 Family: TypeAlias = Literal["ecdsa", "ed25519", "rsa-pkcs1v15", "rsa-pss", "ml-dsa"]
 PublicKey: TypeAlias = (
@@ -111,6 +112,25 @@ def load_public_key(algorithm: Algorithm, spki: bytes) -> PublicKey:
         ):
             return key
     raise AlgorithmNotSupportedError(f"the public key is not one for {algorithm.name}")
+
+
+def require_strong(algorithm: Algorithm, spki: bytes) -> None:
+    """Refuse a public key (SubjectPublicKeyInfo, DER) that others can break, as far as can be told from it alone.
+
+    That a point is on its curve is checked by the library; what is looked for in RSA keys is in ``weak_rsa.py``.
+
+    Raises:
+        AlgorithmNotSupportedError: as in ``load_public_key``.
+        WeakKeyError: saying what is weak about it.
+    """
+    key = load_public_key(algorithm, spki)
+    if not isinstance(key, rsa.RSAPublicKey):
+        return
+    numbers = key.public_numbers()
+    if (found := weakness(numbers.n, numbers.e)) is not None:
+        raise WeakKeyError(
+            f"the RSA key is weak: {found}", next_step="make a new key pair, with another library or device"
+        )
 
 
 def signature_verifies(algorithm: Algorithm, public_key: PublicKey, payload: bytes, signature: bytes) -> bool:

@@ -111,3 +111,9 @@ class ImportExpiredError(ProviderError):
     """The store has forgotten the wrapping key."""
 
     reason = "IMPORT_EXPIRED"
+
+
+class WeakKeyError(ProviderError):
+    """The key can be broken by others: it was made by a bad library, or by a bad hand."""
+
+    reason = "WEAK_KEY"
