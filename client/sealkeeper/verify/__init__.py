@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from sealkeeper.verify.artifact import Artifact
+from sealkeeper.verify.ceremony import Ceremony, CeremonyResult, KeptCeremony, LogProof, verify_ceremony
 from sealkeeper.verify.errors import (
     LogCorruptError,
     MalformedBundleError,
@@ -19,7 +20,11 @@ from sealkeeper.verify.verifier import Policy, Step, VerificationResult, verify
 
 __all__ = [
     "Artifact",
+    "Ceremony",
+    "CeremonyResult",
+    "KeptCeremony",
     "LogCorruptError",
+    "LogProof",
     "MalformedBundleError",
     "Policy",
     "PolicyError",
@@ -30,4 +35,5 @@ __all__ = [
     "VerificationResult",
     "VerifyError",
     "verify",
+    "verify_ceremony",
 ]
