@@ -28,10 +28,14 @@ from sealkeeper.client.errors import error_of
 from sealkeeper.client.operations import Operation
 from sealkeeper.client.retry import RetryPolicy
 from sealkeeper.v1 import (
+    key_import_pb2,
+    key_import_pb2_grpc,
     key_pb2,
     key_pb2_grpc,
     log_pb2,
     log_pb2_grpc,
+    provider_pb2,
+    provider_pb2_grpc,
     resources_pb2,
     signing_pb2,
     signing_pb2_grpc,
@@ -42,6 +46,8 @@ from sealkeeper.v1 import (
 T = TypeVar("T")
 _STUBS: dict[str, Callable[[Any], Any]] = {
     "KeyService": key_pb2_grpc.KeyServiceStub,
+    "KeyImportService": key_import_pb2_grpc.KeyImportServiceStub,
+    "ProviderService": provider_pb2_grpc.ProviderServiceStub,
     "SigningService": signing_pb2_grpc.SigningServiceStub,
     "LogService": log_pb2_grpc.LogServiceStub,
     "TrustService": trust_pb2_grpc.TrustServiceStub,
@@ -223,6 +229,109 @@ class Client:
                 request_id=request_id,
             )
         )
+
+    def add_standby_version(
+        self,
+        name: str,
+        provider: str,
+        *,
+        failover: str = "AUTOMATIC",
+        publish_period: timedelta | None = None,
+        request_id: str | None = None,
+    ) -> key_pb2.AddStandbyVersionResponse:
+        """Make a version in another provider that signs while the first does not answer; see ``Failover``."""
+        return self.call(
+            operations.add_standby_version(
+                name, provider, failover=failover, publish_period=publish_period, request_id=request_id
+            )
+        )
+
+    def get_key_evidence(self, name: str) -> resources_pb2.KeyEvidence:
+        """Read back what the store says of a version's private key."""
+        return self.call(operations.get_key_evidence(name))
+
+    def get_key_ceremony(self, name: str) -> key_pb2.GetKeyCeremonyResponse:
+        """How a version came to be; ``sealkeeper.verify.verify_ceremony`` checks it."""
+        return self.call(operations.get_key_ceremony(name))
+
+    def begin_key_import(
+        self,
+        parent: str,
+        key_id: str,
+        *,
+        algorithm: str = "",
+        provider: str = "",
+        standby: bool = False,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> key_import_pb2.KeyImport:
+        """Have the store offer a key to wrap a private key under."""
+        return self.call(
+            operations.begin_key_import(
+                parent,
+                key_id,
+                algorithm=algorithm,
+                provider=provider,
+                standby=standby,
+                labels=labels or {},
+                request_id=request_id,
+            )
+        )
+
+    def finish_key_import(
+        self,
+        name: str,
+        wrap_method: str,
+        wrapped_key: bytes,
+        public_key: bytes,
+        *,
+        publish_period: timedelta | None = None,
+        request_id: str | None = None,
+    ) -> key_import_pb2.FinishKeyImportResponse:
+        """Hand a wrapped private key over.
+
+        Args:
+            name: ``tenants/{tenant}/keyImports/{import}``.
+            wrap_method: as in ``WrapMethod``, for example ``RSA_OAEP_SHA256_AES_256_KWP``.
+            wrapped_key: at most 16 KiB.
+            public_key: that of the private key, from another hand: SubjectPublicKeyInfo, DER, at most 4 KiB.
+            publish_period: how long a version of a key that there is stays PUBLISHED.
+            request_id: of a call that this one repeats.
+
+        Raises:
+            ClientError: it was refused, or the gateway did not answer in time.
+        """
+        return self.call(
+            operations.finish_key_import(
+                name, wrap_method, wrapped_key, public_key, publish_period=publish_period, request_id=request_id
+            )
+        )
+
+    def cancel_key_import(self, name: str) -> key_import_pb2.KeyImport:
+        """Give an import up; one that is closed already stays as it is."""
+        return self.call(operations.cancel_key_import(name))
+
+    def get_key_import(self, name: str) -> key_import_pb2.KeyImport:
+        """Look an import up."""
+        return self.call(operations.get_key_import(name))
+
+    def list_key_imports(self, parent: str) -> Iterator[key_import_pb2.KeyImport]:
+        """All imports of a tenant, page by page."""
+        token = ""
+        while True:
+            page = self.call(operations.list_key_imports(parent, token, _PAGE))
+            yield from page.key_imports
+            token = page.next_page_token
+            if not token:
+                return
+
+    def list_providers(self, parent: str) -> Sequence[provider_pb2.Provider]:
+        """The providers that a tenant may use, and how they are."""
+        return self.call(operations.list_providers(parent))
+
+    def get_provider(self, name: str) -> provider_pb2.Provider:
+        """Look a provider up."""
+        return self.call(operations.get_provider(name))
 
     def checkpoint(self, log: str = "logs/transparency") -> log_pb2.GetCheckpointResponse:
         """The newest checkpoint."""
@@ -415,6 +524,97 @@ class AsyncClient:
                 request_id=request_id,
             )
         )
+
+    async def add_standby_version(
+        self,
+        name: str,
+        provider: str,
+        *,
+        failover: str = "AUTOMATIC",
+        publish_period: timedelta | None = None,
+        request_id: str | None = None,
+    ) -> key_pb2.AddStandbyVersionResponse:
+        """As ``Client.add_standby_version``."""
+        return await self.call(
+            operations.add_standby_version(
+                name, provider, failover=failover, publish_period=publish_period, request_id=request_id
+            )
+        )
+
+    async def get_key_evidence(self, name: str) -> resources_pb2.KeyEvidence:
+        """As ``Client.get_key_evidence``."""
+        return await self.call(operations.get_key_evidence(name))
+
+    async def get_key_ceremony(self, name: str) -> key_pb2.GetKeyCeremonyResponse:
+        """As ``Client.get_key_ceremony``."""
+        return await self.call(operations.get_key_ceremony(name))
+
+    async def begin_key_import(
+        self,
+        parent: str,
+        key_id: str,
+        *,
+        algorithm: str = "",
+        provider: str = "",
+        standby: bool = False,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> key_import_pb2.KeyImport:
+        """As ``Client.begin_key_import``."""
+        return await self.call(
+            operations.begin_key_import(
+                parent,
+                key_id,
+                algorithm=algorithm,
+                provider=provider,
+                standby=standby,
+                labels=labels or {},
+                request_id=request_id,
+            )
+        )
+
+    async def finish_key_import(
+        self,
+        name: str,
+        wrap_method: str,
+        wrapped_key: bytes,
+        public_key: bytes,
+        *,
+        publish_period: timedelta | None = None,
+        request_id: str | None = None,
+    ) -> key_import_pb2.FinishKeyImportResponse:
+        """As ``Client.finish_key_import``."""
+        return await self.call(
+            operations.finish_key_import(
+                name, wrap_method, wrapped_key, public_key, publish_period=publish_period, request_id=request_id
+            )
+        )
+
+    async def cancel_key_import(self, name: str) -> key_import_pb2.KeyImport:
+        """As ``Client.cancel_key_import``."""
+        return await self.call(operations.cancel_key_import(name))
+
+    async def get_key_import(self, name: str) -> key_import_pb2.KeyImport:
+        """As ``Client.get_key_import``."""
+        return await self.call(operations.get_key_import(name))
+
+    async def list_key_imports(self, parent: str) -> AsyncIterator[key_import_pb2.KeyImport]:
+        """As ``Client.list_key_imports``."""
+        token, more = "", True
+        while more:
+            page = await self.call(operations.list_key_imports(parent, token, _PAGE))
+            for one in page.key_imports:
+                yield one
+            token = page.next_page_token
+            more = bool(token)
+
+    async def list_providers(self, parent: str) -> Sequence[provider_pb2.Provider]:
+        """As ``Client.list_providers``."""
+        return await self.call(operations.list_providers(parent))
+
+    async def get_provider(self, name: str) -> provider_pb2.Provider:
+        """As ``Client.get_provider``."""
+        return await self.call(operations.get_provider(name))
 
     async def checkpoint(self, log: str = "logs/transparency") -> log_pb2.GetCheckpointResponse:
         """As ``Client.checkpoint``."""

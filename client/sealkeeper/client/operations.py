@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sealkeeper.client.errors import CorruptAnswerError, FieldViolation, InvalidRequestError
-from sealkeeper.v1 import key_pb2, log_pb2, resources_pb2, signing_pb2, trust_pb2
+from sealkeeper.v1 import key_import_pb2, key_pb2, log_pb2, provider_pb2, resources_pb2, signing_pb2, trust_pb2
 from sealkeeper.verify.artifact import MAX_MESSAGE
 from sealkeeper.verify.bundle import MAX_BUNDLE, MessageSignature, parse_bundle
 from sealkeeper.verify.errors import VerifyError
@@ -24,6 +24,12 @@ from sealkeeper.verify.errors import VerifyError
 T = TypeVar("T")
 MAX_ITEMS = 1000
 """Contents of a batch."""
+MAX_WRAPPED_KEY = 16 * 1024
+"""Bytes of a wrapped private key."""
+MAX_PUBLIC_KEY = 4 * 1024
+"""Bytes of a public key."""
+_MAX_RECORD = 65_535
+_MAX_PROOF = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +236,152 @@ def set_key_version_state(
     return Operation("KeyService", "SetKeyVersionState", request, lambda response: _checked_version(response.version))
 
 
+def add_standby_version(
+    name: str, provider: str, *, failover: str, publish_period: timedelta | None, request_id: str | None
+) -> Operation[key_pb2.AddStandbyVersionResponse]:
+    """A version that stands by; ``failover`` as in ``Failover``."""
+    request = key_pb2.AddStandbyVersionRequest(
+        name=name,
+        provider=provider,
+        failover=_failover_value(failover),
+        publish_period=_duration(publish_period),
+        request_id=request_id or new_request_id(),
+    )
+
+    def check(response: key_pb2.AddStandbyVersionResponse) -> key_pb2.AddStandbyVersionResponse:
+        _checked_version(response.version)
+        if not response.version.standby or response.version.provider != provider:
+            raise CorruptAnswerError(f"a standby version in {provider} was asked for, another version came")
+        return response
+
+    return Operation("KeyService", "AddStandbyVersion", request, check)
+
+
+def get_key_evidence(name: str) -> Operation[resources_pb2.KeyEvidence]:
+    """What the store says of a version's private key now."""
+    request = key_pb2.GetKeyEvidenceRequest(name=name)
+    return Operation("KeyService", "GetKeyEvidence", request, lambda response: response.evidence)
+
+
+def get_key_ceremony(name: str) -> Operation[key_pb2.GetKeyCeremonyResponse]:
+    """How a version came to be: to be checked by ``sealkeeper.verify.verify_ceremony``."""
+
+    def check(response: key_pb2.GetKeyCeremonyResponse) -> key_pb2.GetKeyCeremonyResponse:
+        if not 1 <= len(response.record) <= _MAX_RECORD or len(response.hashes) > _MAX_PROOF:
+            raise CorruptAnswerError(f"what came is no record of {name} with its proof")
+        return response
+
+    return Operation("KeyService", "GetKeyCeremony", key_pb2.GetKeyCeremonyRequest(name=name), check)
+
+
+def begin_key_import(
+    parent: str,
+    key_id: str,
+    *,
+    algorithm: str,
+    provider: str,
+    standby: bool,
+    labels: Mapping[str, str],
+    request_id: str | None,
+) -> Operation[key_import_pb2.KeyImport]:
+    """A wrapping key of the store's; no ``algorithm`` means that of the key."""
+    request = key_import_pb2.BeginKeyImportRequest(
+        parent=parent,
+        key_id=key_id,
+        algorithm=_algorithm_value(algorithm) if algorithm else resources_pb2.PUBLIC_KEY_DETAILS_UNSPECIFIED,
+        provider=provider,
+        standby=standby,
+        labels=dict(labels),
+        request_id=request_id or new_request_id(),
+    )
+
+    def check(response: key_import_pb2.BeginKeyImportResponse) -> key_import_pb2.KeyImport:
+        begun = _checked_import(response.key_import)
+        asked = (f"{parent}/keys/{key_id}", request.algorithm or begun.algorithm, provider or begun.provider, standby)
+        if (begun.key, begun.algorithm, begun.provider, begun.standby) != asked:
+            raise CorruptAnswerError(f"the import that was begun is not the one of {asked[0]} that was asked for")
+        if not begun.wrapping_key or not begun.wrap_methods:
+            raise CorruptAnswerError("the import came without a wrapping key, or without a method to wrap with")
+        return begun
+
+    return Operation("KeyImportService", "BeginKeyImport", request, check)
+
+
+def finish_key_import(
+    name: str,
+    wrap_method: str,
+    wrapped_key: bytes,
+    public_key: bytes,
+    *,
+    publish_period: timedelta | None,
+    request_id: str | None,
+) -> Operation[key_import_pb2.FinishKeyImportResponse]:
+    """A version of a private key that was wrapped; ``wrap_method`` as in ``WrapMethod``.
+
+    Raises:
+        InvalidRequestError: the wrapped key or the public key is empty, or longer than any may be.
+    """
+    _check_size("wrapped_key", len(wrapped_key), MAX_WRAPPED_KEY, least=1)
+    _check_size("public_key", len(public_key), MAX_PUBLIC_KEY, least=1)
+    request = key_import_pb2.FinishKeyImportRequest(
+        name=name,
+        wrap_method=_wrap_method_value(wrap_method),
+        wrapped_key=wrapped_key,
+        wrapped_key_crc32c=crc32c(wrapped_key),
+        public_key=public_key,
+        publish_period=_duration(publish_period),
+        request_id=request_id or new_request_id(),
+    )
+
+    def check(response: key_import_pb2.FinishKeyImportResponse) -> key_import_pb2.FinishKeyImportResponse:
+        if _checked_version(response.version).public_key != public_key:
+            raise CorruptAnswerError(
+                f"{response.version.name} has another public key than the one that was given",
+                next_step="do not use this version: disable it, and have people look at the gateway",
+            )
+        return response
+
+    return Operation("KeyImportService", "FinishKeyImport", request, check)
+
+
+def cancel_key_import(name: str) -> Operation[key_import_pb2.KeyImport]:
+    """An import that is given up."""
+    request = key_import_pb2.CancelKeyImportRequest(name=name)
+    return Operation(
+        "KeyImportService", "CancelKeyImport", request, lambda response: _checked_import(response.key_import)
+    )
+
+
+def get_key_import(name: str) -> Operation[key_import_pb2.KeyImport]:
+    """One import."""
+    request = key_import_pb2.GetKeyImportRequest(name=name)
+    return Operation("KeyImportService", "GetKeyImport", request, lambda response: _checked_import(response.key_import))
+
+
+def list_key_imports(parent: str, page_token: str, page_size: int) -> Operation[key_import_pb2.ListKeyImportsResponse]:
+    """A page of imports."""
+    request = key_import_pb2.ListKeyImportsRequest(parent=parent, page_token=page_token, page_size=page_size)
+
+    def check(response: key_import_pb2.ListKeyImportsResponse) -> key_import_pb2.ListKeyImportsResponse:
+        for one in response.key_imports:
+            _checked_import(one)
+        return response
+
+    return Operation("KeyImportService", "ListKeyImports", request, check)
+
+
+def list_providers(parent: str) -> Operation[Sequence[provider_pb2.Provider]]:
+    """The providers that the tenant may use."""
+    request = provider_pb2.ListProvidersRequest(parent=parent)
+    return Operation("ProviderService", "ListProviders", request, lambda response: response.providers)
+
+
+def get_provider(name: str) -> Operation[provider_pb2.Provider]:
+    """One provider."""
+    request = provider_pb2.GetProviderRequest(name=name)
+    return Operation("ProviderService", "GetProvider", request, lambda response: response.provider)
+
+
 def checkpoint(log: str) -> Operation[log_pb2.GetCheckpointResponse]:
     """The newest checkpoint."""
     return Operation("LogService", "GetCheckpoint", log_pb2.GetCheckpointRequest(log=log), _as_it_is)
@@ -273,6 +425,13 @@ def _checked_version(version: resources_pb2.KeyVersion) -> resources_pb2.KeyVers
     return version
 
 
+def _checked_import(found: key_import_pb2.KeyImport) -> key_import_pb2.KeyImport:
+    # Under a damaged wrapping key nobody could unwrap; under another one, somebody else could.
+    if crc32c(found.wrapping_key) != found.wrapping_key_crc32c:
+        raise CorruptAnswerError(f"the wrapping key of {found.name} was damaged on its way", next_step="try again")
+    return found
+
+
 def _size(content: signing_pb2.SignContent) -> int:
     return len(content.message) + len(content.dsse.payload)
 
@@ -281,7 +440,9 @@ def _field(content: signing_pb2.SignContent, place: str) -> str:
     return f"{place}.dsse.payload" if content.WhichOneof("content") == "dsse" else f"{place}.message"
 
 
-def _check_size(field: str, size: int, most: int) -> None:
+def _check_size(field: str, size: int, most: int, *, least: int = 0) -> None:
+    if size < least:
+        raise _invalid(field, f"has {size} bytes; at least {least} is needed")
     # What is too long for a gateway may be too long for gRPC, whose error names no field.
     if size > most:
         raise _invalid(field, f"has {size} bytes; at most {most} are allowed")
@@ -328,6 +489,16 @@ def _algorithm_value(name: str) -> resources_pb2.PublicKeyDetails.ValueType:
 def _state_value(name: str) -> resources_pb2.KeyVersionState.ValueType:
     kind = resources_pb2.KeyVersionState
     return kind.Value(_known(kind, "KEY_VERSION_STATE_", name, "state"))
+
+
+def _failover_value(name: str) -> resources_pb2.Failover.ValueType:
+    kind = resources_pb2.Failover
+    return kind.Value(_known(kind, "FAILOVER_", name, "failover"))
+
+
+def _wrap_method_value(name: str) -> resources_pb2.WrapMethod.ValueType:
+    kind = resources_pb2.WrapMethod
+    return kind.Value(_known(kind, "WRAP_METHOD_", name, "wrap_method"))
 
 
 def _known(kind: Any, prefix: str, name: str, field: str) -> str:
