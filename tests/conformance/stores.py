@@ -6,10 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from tests.stores.azure_vault import azure_vault
 from tests.stores.softhsm import softhsm
 from tests.stores.software import software
 
 STORES: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
     "software": software,
     "softhsm": softhsm,
+    "azurekv": azure_vault,
 }

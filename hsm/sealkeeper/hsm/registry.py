@@ -30,6 +30,7 @@ class _Store:
 
 _STORES = {
     "software": _Store("software", "SoftwareBackend"),
+    "azurekv": _Store("azurekv", "AzureKeyVaultBackend", "azure.keyvault.keys", "azure"),
     "pkcs11": _Store("pkcs11", "Pkcs11Backend", "pkcs11", "pkcs11"),
 }
 """By URI scheme."""
