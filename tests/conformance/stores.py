@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tests.stores.azure_vault import azure_vault
+from tests.stores.google_kms import google_kms
 from tests.stores.softhsm import softhsm
 from tests.stores.software import software
 
 STORES: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
     "software": software,
     "softhsm": softhsm,
+    "gcpkms": google_kms,
     "azurekv": azure_vault,
 }

@@ -31,6 +31,7 @@ class _Store:
 _STORES = {
     "software": _Store("software", "SoftwareBackend"),
     "azurekv": _Store("azurekv", "AzureKeyVaultBackend", "azure.keyvault.keys", "azure"),
+    "gcpkms": _Store("gcpkms", "GcpKmsBackend", "google.cloud.kms_v1", "gcp"),
     "pkcs11": _Store("pkcs11", "Pkcs11Backend", "pkcs11", "pkcs11"),
 }
 """By URI scheme."""
