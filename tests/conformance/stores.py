@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from tests.stores.aws import moto_kms
 from tests.stores.azure_vault import azure_vault
 from tests.stores.google_kms import google_kms
 from tests.stores.softhsm import softhsm
@@ -14,6 +15,7 @@ from tests.stores.software import software
 STORES: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
     "software": software,
     "softhsm": softhsm,
+    "awskms": moto_kms,
     "gcpkms": google_kms,
     "azurekv": azure_vault,
 }

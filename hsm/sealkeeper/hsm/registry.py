@@ -29,6 +29,7 @@ class _Store:
 
 
 _STORES = {
+    "awskms": _Store("awskms", "AwsKmsBackend", "boto3", "aws"),
     "software": _Store("software", "SoftwareBackend"),
     "azurekv": _Store("azurekv", "AzureKeyVaultBackend", "azure.keyvault.keys", "azure"),
     "gcpkms": _Store("gcpkms", "GcpKmsBackend", "google.cloud.kms_v1", "gcp"),
