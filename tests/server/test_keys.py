@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,13 +16,18 @@ from sealkeeper.hsm import Algorithm, KeyHandleError, ProviderKey, ProviderUnava
 from sealkeeper.hsm.uri import parse_software_uri
 from sealkeeper.hsm.worker_provider import WorkerProvider
 from sealkeeper.server.clock import SteadyClock
+from sealkeeper.server.configured_provider import ConfiguredProvider
 from sealkeeper.server.errors import FailedPreconditionError, InvalidRequestError, SealkeeperError, UnavailableError
+from sealkeeper.server.identity import Principal, Role
 from sealkeeper.server.key import TRANSITIONS, Key, State
 from sealkeeper.server.keys import Keys, StateChange
+from sealkeeper.server.new_version import VersionMaker
+from sealkeeper.server.residency import Residency
 from sealkeeper.server.resources import KeyName
-from sealkeeper.server.settings import KeySettings
+from sealkeeper.server.settings import KeySettings, TelemetrySettings
 from sealkeeper.server.store.database import Database, open_database
 from sealkeeper.server.store.key_table import KeyTable
+from sealkeeper.server.telemetry import Telemetry
 from sealkeeper.server.trust import Trust
 from tests.stores.software import software
 
@@ -30,6 +35,20 @@ START = datetime(2026, 3, 1, 12, 0, 0, 700_000, tzinfo=UTC)
 NAME = KeyName("acme", "release")
 P256 = "PKIX_ECDSA_P256_SHA_256"
 HOUR = timedelta(hours=1)
+
+
+class Recording:
+    """The record of a change: does what a test wants, and keeps nothing."""
+
+    principal = Principal("acme", "spiffe://sealkeeper.test/acme/custodian/tests", Role.CUSTODIAN)
+
+    def __init__(self, work: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._work = work
+
+    async def __call__(self, details: dict[str, object]) -> int:
+        if self._work is not None:
+            await self._work()
+        return 7
 
 
 @dataclass
@@ -42,11 +61,10 @@ class House:
     keys: Keys
     folder: Path
 
-    async def audit(self, details: dict[str, object]) -> None:
-        """Keeps nothing: what is recorded is for other tests."""
+    audit = Recording()
 
     async def create(self) -> Key:
-        return await self.keys.create(NAME, P256, "", {}, self.audit)
+        return await self.keys.create(NAME, P256, {}, self.audit)
 
     async def move(self, number: int, state: State, **more: timedelta) -> Key:
         return await self.keys.set_state(NAME.version(number), StateChange(state, **more), self.audit)  # type: ignore[arg-type]
@@ -70,7 +88,10 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     made = House(START, database, provider, None, folder)  # type: ignore[arg-type]  # filled in below
     clock = SteadyClock(lambda: int(made.now.timestamp() * 1e9))
     settings = KeySettings(default_provider="main", minimum_destroy_delay=HOUR)
-    made.keys = Keys(KeyTable(database), {"main": provider}, settings, clock, [])
+    telemetry = Telemetry(TelemetrySettings(metrics_listen=None), "tests")
+    providers = {"main": ConfiguredProvider(provider, "main", telemetry)}
+    maker = VersionMaker(providers, KeyTable(database), Residency({}), "tests", clock.now)
+    made.keys = Keys(KeyTable(database), providers, maker, settings, clock, [])
     yield made
     await database.close()
     await provider.close()
@@ -158,11 +179,12 @@ async def test_a_key_is_destroyed_when_its_time_has_come_and_not_before(house: H
 
 
 async def test_a_change_that_cannot_be_recorded_does_not_happen(house: House) -> None:
-    async def broken(_: dict[str, object]) -> None:
+    async def away() -> None:
         raise UnavailableError("the log is away")
 
+    broken = Recording(away)
     with pytest.raises(UnavailableError):
-        await house.keys.create(NAME, P256, "", {}, broken)
+        await house.keys.create(NAME, P256, {}, broken)
     assert house.keys.of_tenant("acme") == []
     assert await KeyTable(house.database).read() == []
     await house.create()
@@ -192,11 +214,11 @@ async def test_a_change_goes_on_when_its_caller_hangs_up(house: House) -> None:
     await house.create()
     recorded = asyncio.Event()
 
-    async def audit(_: dict[str, object]) -> None:
+    async def note() -> None:
         recorded.set()
 
     change = StateChange(State.COMPROMISED)
-    caller = asyncio.create_task(house.keys.set_state(NAME.version(1), change, audit))
+    caller = asyncio.create_task(house.keys.set_state(NAME.version(1), change, Recording(note)))
     await recorded.wait()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -210,14 +232,14 @@ async def test_signing_waits_while_a_change_has_its_time_and_is_not_seen(house: 
     await house.create()
     waited: list[bool] = []
 
-    async def audit(_: dict[str, object]) -> None:
+    async def look() -> None:
         signer = asyncio.create_task(house.keys.settled(NAME))
         await asyncio.sleep(0)
         waited.append(not signer.done())
         # What is signed in the seconds that recording takes is signed by nobody.
         house.now += timedelta(seconds=5)
 
-    key = await house.keys.rotate(NAME, timedelta(0), audit)
+    key = await house.keys.rotate(NAME, timedelta(0), Recording(look))
     await house.keys.settled(NAME)
     assert waited == [True]
     assert key.versions[0].retire_time == START.replace(microsecond=0)

@@ -222,12 +222,20 @@ class WorkerProvider:
         self._info: ProviderInfo | None = None
         self._watching: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Open the store: one worker first, whose refusal ends it (a wrong PIN is tried once), then the others."""
+    async def start(self, *, patient: bool = False) -> None:
+        """Open the store: one worker first, whose refusal ends it (a wrong PIN is tried once), then the others.
+
+        Args:
+            patient: a store that cannot be reached now is opened when it is first asked for something.
+        """
         self._watching = asyncio.create_task(self._watch(), name="key-workers")
         try:
             await self._channel(self._slots[0])
             await asyncio.gather(*(self._channel(slot) for slot in self._slots[1:]))
+        except ProviderUnavailableError:
+            if not patient:
+                await self.close()
+                raise
         except BaseException:
             await self.close()
             raise
@@ -236,7 +244,7 @@ class WorkerProvider:
     def info(self) -> ProviderInfo:
         """What the store is and can do."""
         if self._info is None:
-            raise ProviderUnavailableError("the provider is not open")
+            raise ProviderUnavailableError("the key store has not been reached yet", next_step="look at the store")
         return self._info
 
     async def generate(self, label: str, algorithm: Algorithm) -> ProviderKey:
@@ -436,6 +444,7 @@ async def open_provider(
     workers: int = 1,
     state_dir: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    patient: bool = False,
 ) -> WorkerProvider:
     """Open the store that a URI names.
 
@@ -444,12 +453,14 @@ async def open_provider(
         workers: number of worker processes.
         state_dir: where it is kept that a PIN was refused, so that a restart does not try it again.
         environment: variables for the worker processes; vendors' libraries find their settings by some.
+        patient: a store that cannot be reached now is opened when it is first asked for something; until then its
+            ``info`` is not known.
 
     Raises:
         ProviderUriError: the URI is malformed or of an unknown scheme.
         ProviderConfigurationError: the store cannot be opened as configured.
-        ProviderUnavailableError: the store cannot be reached now.
+        ProviderUnavailableError: the store cannot be reached now, and that is not put up with.
     """
     provider = WorkerProvider(uri, workers, state_dir, environment)
-    await provider.start()
+    await provider.start(patient=patient)
     return provider

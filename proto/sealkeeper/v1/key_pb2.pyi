@@ -447,3 +447,183 @@ class SetKeyVersionStateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetKeyVersionStateResponse: _TypeAlias = SetKeyVersionStateResponse  # noqa: Y015
+
+@_typing.final
+class AddStandbyVersionRequest(_message.Message):
+    """Asks for a standby version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    FAILOVER_FIELD_NUMBER: _builtins.int
+    PUBLISH_PERIOD_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """tenants/{tenant}/keys/{key}."""
+    provider: _builtins.str
+    """Name of the configured provider to hold it, another than that of the ACTIVE version."""
+    failover: _resources_pb2.Failover.ValueType
+    """When it signs; not set means AUTOMATIC. Holds for the key from now on."""
+    request_id: _builtins.str
+    """Makes a retry safe; see CreateKeyRequest.request_id."""
+    @_builtins.property
+    def publish_period(self) -> _duration_pb2.Duration:
+        """How long it stays PUBLISHED, as in RotateKeyRequest."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        failover: _resources_pb2.Failover.ValueType = ...,
+        publish_period: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["publish_period", b"publish_period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failover", b"failover", "name", b"name", "provider", b"provider", "publish_period", b"publish_period", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddStandbyVersionRequest: _TypeAlias = AddStandbyVersionRequest  # noqa: Y015
+
+@_typing.final
+class AddStandbyVersionResponse(_message.Message):
+    """The standby version that was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _resources_pb2.Key:
+        """The key."""
+
+    @_builtins.property
+    def version(self) -> _resources_pb2.KeyVersion:
+        """Its new version."""
+
+    def __init__(
+        self,
+        *,
+        key: _resources_pb2.Key | None = ...,
+        version: _resources_pb2.KeyVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddStandbyVersionResponse: _TypeAlias = AddStandbyVersionResponse  # noqa: Y015
+
+@_typing.final
+class GetKeyEvidenceRequest(_message.Message):
+    """Asks what the store says of a private key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """tenants/{tenant}/keys/{key}/versions/{version}."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeyEvidenceRequest: _TypeAlias = GetKeyEvidenceRequest  # noqa: Y015
+
+@_typing.final
+class GetKeyEvidenceResponse(_message.Message):
+    """What the store says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def evidence(self) -> _resources_pb2.KeyEvidence:
+        """Read back just now."""
+
+    def __init__(
+        self,
+        *,
+        evidence: _resources_pb2.KeyEvidence | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeyEvidenceResponse: _TypeAlias = GetKeyEvidenceResponse  # noqa: Y015
+
+@_typing.final
+class GetKeyCeremonyRequest(_message.Message):
+    """Asks how a version came to be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """tenants/{tenant}/keys/{key}/versions/{version}."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeyCeremonyRequest: _TypeAlias = GetKeyCeremonyRequest  # noqa: Y015
+
+@_typing.final
+class GetKeyCeremonyResponse(_message.Message):
+    """The record of how a version came to be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    LOG_INDEX_FIELD_NUMBER: _builtins.int
+    TREE_SIZE_FIELD_NUMBER: _builtins.int
+    HASHES_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    record: _builtins.bytes
+    """The audit record, JSON, at most 65,535 bytes. Its details.ceremony is a DSSE envelope, signed by the version itself,
+    whose payload says who, when, where, and with which fingerprints and evidence.
+    """
+    log_index: _builtins.int
+    """Its index in the audit log."""
+    tree_size: _builtins.int
+    """Size of the tree that the proof is for."""
+    checkpoint: _builtins.str
+    """The audit log's checkpoint of that size, a signed note."""
+    @_builtins.property
+    def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Hashes of the inclusion proof (RFC 6962 section 2.1.1), 32 bytes each."""
+
+    def __init__(
+        self,
+        *,
+        record: _builtins.bytes = ...,
+        log_index: _builtins.int = ...,
+        tree_size: _builtins.int = ...,
+        hashes: _abc.Iterable[_builtins.bytes] | None = ...,
+        checkpoint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "hashes", b"hashes", "log_index", b"log_index", "record", b"record", "tree_size", b"tree_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeyCeremonyResponse: _TypeAlias = GetKeyCeremonyResponse  # noqa: Y015

@@ -73,6 +73,21 @@ class KeyServiceStub:
                 request_serializer=sealkeeper_dot_v1_dot_key__pb2.SetKeyVersionStateRequest.SerializeToString,
                 response_deserializer=sealkeeper_dot_v1_dot_key__pb2.SetKeyVersionStateResponse.FromString,
                 _registered_method=True)
+        self.AddStandbyVersion = channel.unary_unary(
+                '/sealkeeper.v1.KeyService/AddStandbyVersion',
+                request_serializer=sealkeeper_dot_v1_dot_key__pb2.AddStandbyVersionRequest.SerializeToString,
+                response_deserializer=sealkeeper_dot_v1_dot_key__pb2.AddStandbyVersionResponse.FromString,
+                _registered_method=True)
+        self.GetKeyEvidence = channel.unary_unary(
+                '/sealkeeper.v1.KeyService/GetKeyEvidence',
+                request_serializer=sealkeeper_dot_v1_dot_key__pb2.GetKeyEvidenceRequest.SerializeToString,
+                response_deserializer=sealkeeper_dot_v1_dot_key__pb2.GetKeyEvidenceResponse.FromString,
+                _registered_method=True)
+        self.GetKeyCeremony = channel.unary_unary(
+                '/sealkeeper.v1.KeyService/GetKeyCeremony',
+                request_serializer=sealkeeper_dot_v1_dot_key__pb2.GetKeyCeremonyRequest.SerializeToString,
+                response_deserializer=sealkeeper_dot_v1_dot_key__pb2.GetKeyCeremonyResponse.FromString,
+                _registered_method=True)
 
 
 class KeyServiceServicer:
@@ -85,8 +100,9 @@ class KeyServiceServicer:
     def CreateKey(self, request, context):
         """Makes a key and its first version, which is ACTIVE at once.
         Errors: ALREADY_EXISTS (KEY_EXISTS, REQUEST_ID_REUSED), INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED),
-        NOT_FOUND (PROVIDER_UNKNOWN), FAILED_PRECONDITION (KEY_LIMIT), UNAVAILABLE (PROVIDER_UNAVAILABLE, PROVIDER_ERROR,
-        PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
+        NOT_FOUND (PROVIDER_UNKNOWN), FAILED_PRECONDITION (KEY_LIMIT, REGION_NOT_ALLOWED), UNAVAILABLE (PROVIDER_UNAVAILABLE,
+        PROVIDER_ERROR, PROVIDER_MISCONFIGURED, PROVIDER_SEALED, PROVIDER_THROTTLED, PROVIDER_PERMISSION_DENIED,
+        PROVIDER_TIMEOUT, CIRCUIT_OPEN, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,8 +142,8 @@ class KeyServiceServicer:
         """Makes a new version. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon the version that
         was ACTIVE until then becomes VERIFY_ONLY.
         Errors: INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED), NOT_FOUND (KEY_NOT_FOUND, PROVIDER_UNKNOWN),
-        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT), UNAVAILABLE
-        (PROVIDER_UNAVAILABLE, PROVIDER_ERROR, PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
+        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT,
+        REGION_NOT_ALLOWED), UNAVAILABLE (as CreateKey).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +154,32 @@ class KeyServiceServicer:
         Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), ALREADY_EXISTS
         (REQUEST_ID_REUSED), FAILED_PRECONDITION (STATE_TRANSITION_REFUSED), ABORTED (ETAG_MISMATCH), UNAVAILABLE
         (DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddStandbyVersion(self, request, context):
+        """Makes a standby version in another provider. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon
+        the standby version before it becomes VERIFY_ONLY. It signs as failover says.
+        Errors: those of RotateKey, and FAILED_PRECONDITION (REGION_NOT_ALLOWED, STANDBY_IN_SAME_PROVIDER).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKeyEvidence(self, request, context):
+        """Reads back what the store says of a version's private key now.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), UNAVAILABLE
+        (PROVIDER_UNAVAILABLE and its like, PROVIDER_KEY_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKeyCeremony(self, request, context):
+        """Gives the record of how a version came to be, with the proof that it is in the audit log.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND, CEREMONY_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,6 +222,21 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.SetKeyVersionState,
                     request_deserializer=sealkeeper_dot_v1_dot_key__pb2.SetKeyVersionStateRequest.FromString,
                     response_serializer=sealkeeper_dot_v1_dot_key__pb2.SetKeyVersionStateResponse.SerializeToString,
+            ),
+            'AddStandbyVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddStandbyVersion,
+                    request_deserializer=sealkeeper_dot_v1_dot_key__pb2.AddStandbyVersionRequest.FromString,
+                    response_serializer=sealkeeper_dot_v1_dot_key__pb2.AddStandbyVersionResponse.SerializeToString,
+            ),
+            'GetKeyEvidence': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeyEvidence,
+                    request_deserializer=sealkeeper_dot_v1_dot_key__pb2.GetKeyEvidenceRequest.FromString,
+                    response_serializer=sealkeeper_dot_v1_dot_key__pb2.GetKeyEvidenceResponse.SerializeToString,
+            ),
+            'GetKeyCeremony': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeyCeremony,
+                    request_deserializer=sealkeeper_dot_v1_dot_key__pb2.GetKeyCeremonyRequest.FromString,
+                    response_serializer=sealkeeper_dot_v1_dot_key__pb2.GetKeyCeremonyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -375,6 +432,87 @@ class KeyService:
             '/sealkeeper.v1.KeyService/SetKeyVersionState',
             sealkeeper_dot_v1_dot_key__pb2.SetKeyVersionStateRequest.SerializeToString,
             sealkeeper_dot_v1_dot_key__pb2.SetKeyVersionStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddStandbyVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealkeeper.v1.KeyService/AddStandbyVersion',
+            sealkeeper_dot_v1_dot_key__pb2.AddStandbyVersionRequest.SerializeToString,
+            sealkeeper_dot_v1_dot_key__pb2.AddStandbyVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeyEvidence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealkeeper.v1.KeyService/GetKeyEvidence',
+            sealkeeper_dot_v1_dot_key__pb2.GetKeyEvidenceRequest.SerializeToString,
+            sealkeeper_dot_v1_dot_key__pb2.GetKeyEvidenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeyCeremony(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealkeeper.v1.KeyService/GetKeyCeremony',
+            sealkeeper_dot_v1_dot_key__pb2.GetKeyCeremonyRequest.SerializeToString,
+            sealkeeper_dot_v1_dot_key__pb2.GetKeyCeremonyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,8 +40,9 @@ class KeyServiceStub:
     CreateKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.CreateKeyRequest, _key_pb2.CreateKeyResponse]
     """Makes a key and its first version, which is ACTIVE at once.
     Errors: ALREADY_EXISTS (KEY_EXISTS, REQUEST_ID_REUSED), INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED),
-    NOT_FOUND (PROVIDER_UNKNOWN), FAILED_PRECONDITION (KEY_LIMIT), UNAVAILABLE (PROVIDER_UNAVAILABLE, PROVIDER_ERROR,
-    PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
+    NOT_FOUND (PROVIDER_UNKNOWN), FAILED_PRECONDITION (KEY_LIMIT, REGION_NOT_ALLOWED), UNAVAILABLE (PROVIDER_UNAVAILABLE,
+    PROVIDER_ERROR, PROVIDER_MISCONFIGURED, PROVIDER_SEALED, PROVIDER_THROTTLED, PROVIDER_PERMISSION_DENIED,
+    PROVIDER_TIMEOUT, CIRCUIT_OPEN, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
     """
     GetKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.GetKeyRequest, _key_pb2.GetKeyResponse]
     """Looks a key up. Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND)."""
@@ -59,14 +60,28 @@ class KeyServiceStub:
     """Makes a new version. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon the version that
     was ACTIVE until then becomes VERIFY_ONLY.
     Errors: INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED), NOT_FOUND (KEY_NOT_FOUND, PROVIDER_UNKNOWN),
-    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT), UNAVAILABLE
-    (PROVIDER_UNAVAILABLE, PROVIDER_ERROR, PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
+    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT,
+    REGION_NOT_ALLOWED), UNAVAILABLE (as CreateKey).
     """
     SetKeyVersionState: _grpc.UnaryUnaryMultiCallable[_key_pb2.SetKeyVersionStateRequest, _key_pb2.SetKeyVersionStateResponse]
     """Moves a version into another state.
     Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), ALREADY_EXISTS
     (REQUEST_ID_REUSED), FAILED_PRECONDITION (STATE_TRANSITION_REFUSED), ABORTED (ETAG_MISMATCH), UNAVAILABLE
     (DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
+    """
+    AddStandbyVersion: _grpc.UnaryUnaryMultiCallable[_key_pb2.AddStandbyVersionRequest, _key_pb2.AddStandbyVersionResponse]
+    """Makes a standby version in another provider. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon
+    the standby version before it becomes VERIFY_ONLY. It signs as failover says.
+    Errors: those of RotateKey, and FAILED_PRECONDITION (REGION_NOT_ALLOWED, STANDBY_IN_SAME_PROVIDER).
+    """
+    GetKeyEvidence: _grpc.UnaryUnaryMultiCallable[_key_pb2.GetKeyEvidenceRequest, _key_pb2.GetKeyEvidenceResponse]
+    """Reads back what the store says of a version's private key now.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), UNAVAILABLE
+    (PROVIDER_UNAVAILABLE and its like, PROVIDER_KEY_NOT_FOUND).
+    """
+    GetKeyCeremony: _grpc.UnaryUnaryMultiCallable[_key_pb2.GetKeyCeremonyRequest, _key_pb2.GetKeyCeremonyResponse]
+    """Gives the record of how a version came to be, with the proof that it is in the audit log.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND, CEREMONY_NOT_FOUND).
     """
 
 @_typing.type_check_only
@@ -81,8 +96,9 @@ class KeyServiceAsyncStub(KeyServiceStub):
     CreateKey: _aio.UnaryUnaryMultiCallable[_key_pb2.CreateKeyRequest, _key_pb2.CreateKeyResponse]  # type: ignore[assignment]
     """Makes a key and its first version, which is ACTIVE at once.
     Errors: ALREADY_EXISTS (KEY_EXISTS, REQUEST_ID_REUSED), INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED),
-    NOT_FOUND (PROVIDER_UNKNOWN), FAILED_PRECONDITION (KEY_LIMIT), UNAVAILABLE (PROVIDER_UNAVAILABLE, PROVIDER_ERROR,
-    PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
+    NOT_FOUND (PROVIDER_UNKNOWN), FAILED_PRECONDITION (KEY_LIMIT, REGION_NOT_ALLOWED), UNAVAILABLE (PROVIDER_UNAVAILABLE,
+    PROVIDER_ERROR, PROVIDER_MISCONFIGURED, PROVIDER_SEALED, PROVIDER_THROTTLED, PROVIDER_PERMISSION_DENIED,
+    PROVIDER_TIMEOUT, CIRCUIT_OPEN, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
     """
     GetKey: _aio.UnaryUnaryMultiCallable[_key_pb2.GetKeyRequest, _key_pb2.GetKeyResponse]  # type: ignore[assignment]
     """Looks a key up. Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND)."""
@@ -100,14 +116,28 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Makes a new version. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon the version that
     was ACTIVE until then becomes VERIFY_ONLY.
     Errors: INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED), NOT_FOUND (KEY_NOT_FOUND, PROVIDER_UNKNOWN),
-    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT), UNAVAILABLE
-    (PROVIDER_UNAVAILABLE, PROVIDER_ERROR, PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
+    ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT,
+    REGION_NOT_ALLOWED), UNAVAILABLE (as CreateKey).
     """
     SetKeyVersionState: _aio.UnaryUnaryMultiCallable[_key_pb2.SetKeyVersionStateRequest, _key_pb2.SetKeyVersionStateResponse]  # type: ignore[assignment]
     """Moves a version into another state.
     Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), ALREADY_EXISTS
     (REQUEST_ID_REUSED), FAILED_PRECONDITION (STATE_TRANSITION_REFUSED), ABORTED (ETAG_MISMATCH), UNAVAILABLE
     (DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
+    """
+    AddStandbyVersion: _aio.UnaryUnaryMultiCallable[_key_pb2.AddStandbyVersionRequest, _key_pb2.AddStandbyVersionResponse]  # type: ignore[assignment]
+    """Makes a standby version in another provider. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon
+    the standby version before it becomes VERIFY_ONLY. It signs as failover says.
+    Errors: those of RotateKey, and FAILED_PRECONDITION (REGION_NOT_ALLOWED, STANDBY_IN_SAME_PROVIDER).
+    """
+    GetKeyEvidence: _aio.UnaryUnaryMultiCallable[_key_pb2.GetKeyEvidenceRequest, _key_pb2.GetKeyEvidenceResponse]  # type: ignore[assignment]
+    """Reads back what the store says of a version's private key now.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), UNAVAILABLE
+    (PROVIDER_UNAVAILABLE and its like, PROVIDER_KEY_NOT_FOUND).
+    """
+    GetKeyCeremony: _aio.UnaryUnaryMultiCallable[_key_pb2.GetKeyCeremonyRequest, _key_pb2.GetKeyCeremonyResponse]  # type: ignore[assignment]
+    """Gives the record of how a version came to be, with the proof that it is in the audit log.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND, CEREMONY_NOT_FOUND).
     """
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -125,8 +155,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_key_pb2.CreateKeyResponse, _abc.Awaitable[_key_pb2.CreateKeyResponse]]:
         """Makes a key and its first version, which is ACTIVE at once.
         Errors: ALREADY_EXISTS (KEY_EXISTS, REQUEST_ID_REUSED), INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED),
-        NOT_FOUND (PROVIDER_UNKNOWN), FAILED_PRECONDITION (KEY_LIMIT), UNAVAILABLE (PROVIDER_UNAVAILABLE, PROVIDER_ERROR,
-        PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
+        NOT_FOUND (PROVIDER_UNKNOWN), FAILED_PRECONDITION (KEY_LIMIT, REGION_NOT_ALLOWED), UNAVAILABLE (PROVIDER_UNAVAILABLE,
+        PROVIDER_ERROR, PROVIDER_MISCONFIGURED, PROVIDER_SEALED, PROVIDER_THROTTLED, PROVIDER_PERMISSION_DENIED,
+        PROVIDER_TIMEOUT, CIRCUIT_OPEN, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
         """
 
     @_abc_1.abstractmethod
@@ -174,8 +205,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a new version. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon the version that
         was ACTIVE until then becomes VERIFY_ONLY.
         Errors: INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED), NOT_FOUND (KEY_NOT_FOUND, PROVIDER_UNKNOWN),
-        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT), UNAVAILABLE
-        (PROVIDER_UNAVAILABLE, PROVIDER_ERROR, PROVIDER_MISCONFIGURED, PIN_REFUSED, DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
+        ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT,
+        REGION_NOT_ALLOWED), UNAVAILABLE (as CreateKey).
         """
 
     @_abc_1.abstractmethod
@@ -188,6 +219,38 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), ALREADY_EXISTS
         (REQUEST_ID_REUSED), FAILED_PRECONDITION (STATE_TRANSITION_REFUSED), ABORTED (ETAG_MISMATCH), UNAVAILABLE
         (DATABASE_UNAVAILABLE, CLOCK_WENT_BACK).
+        """
+
+    @_abc_1.abstractmethod
+    def AddStandbyVersion(
+        self,
+        request: _key_pb2.AddStandbyVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_pb2.AddStandbyVersionResponse, _abc.Awaitable[_key_pb2.AddStandbyVersionResponse]]:
+        """Makes a standby version in another provider. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon
+        the standby version before it becomes VERIFY_ONLY. It signs as failover says.
+        Errors: those of RotateKey, and FAILED_PRECONDITION (REGION_NOT_ALLOWED, STANDBY_IN_SAME_PROVIDER).
+        """
+
+    @_abc_1.abstractmethod
+    def GetKeyEvidence(
+        self,
+        request: _key_pb2.GetKeyEvidenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_pb2.GetKeyEvidenceResponse, _abc.Awaitable[_key_pb2.GetKeyEvidenceResponse]]:
+        """Reads back what the store says of a version's private key now.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), UNAVAILABLE
+        (PROVIDER_UNAVAILABLE and its like, PROVIDER_KEY_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def GetKeyCeremony(
+        self,
+        request: _key_pb2.GetKeyCeremonyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_pb2.GetKeyCeremonyResponse, _abc.Awaitable[_key_pb2.GetKeyCeremonyResponse]]:
+        """Gives the record of how a version came to be, with the proof that it is in the audit log.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND, CEREMONY_NOT_FOUND).
         """
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsealkeeper/v1/resources.proto\x12\rsealkeeper.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"H\n\x06\x44igest\x12/\n\talgorithm\x18\x01 \x01(\x0e\x32\x1c.sealkeeper.v1.HashAlgorithm\x12\r\n\x05value\x18\x02 \x01(\x0c\"4\n\x0b\x44ssePayload\x12\x14\n\x0cpayload_type\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"\x8f\x02\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\talgorithm\x18\x02 \x01(\x0e\x32\x1f.sealkeeper.v1.PublicKeyDetails\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x16\n\x0e\x61\x63tive_version\x18\x04 \x01(\t\x12.\n\x06labels\x18\x05 \x03(\x0b\x32\x1e.sealkeeper.v1.Key.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x82\x04\n\nKeyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.sealkeeper.v1.KeyVersionState\x12\x32\n\talgorithm\x18\x03 \x01(\x0e\x32\x1f.sealkeeper.v1.PublicKeyDetails\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x38\n\x10protection_level\x18\x05 \x01(\x0e\x32\x1e.sealkeeper.v1.ProtectionLevel\x12\x12\n\npublic_key\x18\x06 \x01(\x0c\x12\x19\n\x11public_key_crc32c\x18\x07 \x01(\r\x12\x0c\n\x04hint\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\ractivate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bretire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x63ompromise_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65stroy_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x86\x05\n\x10PublicKeyDetails\x12\"\n\x1ePUBLIC_KEY_DETAILS_UNSPECIFIED\x10\x00\x12.\n*PUBLIC_KEY_DETAILS_PKIX_ECDSA_P256_SHA_256\x10\x01\x12.\n*PUBLIC_KEY_DETAILS_PKIX_ECDSA_P384_SHA_384\x10\x02\x12.\n*PUBLIC_KEY_DETAILS_PKIX_ECDSA_P521_SHA_512\x10\x03\x12#\n\x1fPUBLIC_KEY_DETAILS_PKIX_ED25519\x10\x04\x12\x34\n0PUBLIC_KEY_DETAILS_PKIX_RSA_PKCS1V15_2048_SHA256\x10\x05\x12\x34\n0PUBLIC_KEY_DETAILS_PKIX_RSA_PKCS1V15_3072_SHA256\x10\x06\x12\x34\n0PUBLIC_KEY_DETAILS_PKIX_RSA_PKCS1V15_4096_SHA256\x10\x07\x12/\n+PUBLIC_KEY_DETAILS_PKIX_RSA_PSS_2048_SHA256\x10\x08\x12/\n+PUBLIC_KEY_DETAILS_PKIX_RSA_PSS_3072_SHA256\x10\t\x12/\n+PUBLIC_KEY_DETAILS_PKIX_RSA_PSS_4096_SHA256\x10\n\x12 \n\x1cPUBLIC_KEY_DETAILS_ML_DSA_44\x10\x0b\x12 \n\x1cPUBLIC_KEY_DETAILS_ML_DSA_65\x10\x0c\x12 \n\x1cPUBLIC_KEY_DETAILS_ML_DSA_87\x10\r*\x86\x01\n\rHashAlgorithm\x12\x1e\n\x1aHASH_ALGORITHM_UNSPECIFIED\x10\x00\x12\x1b\n\x17HASH_ALGORITHM_SHA2_256\x10\x01\x12\x1b\n\x17HASH_ALGORITHM_SHA2_384\x10\x02\x12\x1b\n\x17HASH_ALGORITHM_SHA2_512\x10\x03*\xa3\x02\n\x0fKeyVersionState\x12!\n\x1dKEY_VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bKEY_VERSION_STATE_PUBLISHED\x10\x01\x12\x1c\n\x18KEY_VERSION_STATE_ACTIVE\x10\x02\x12!\n\x1dKEY_VERSION_STATE_VERIFY_ONLY\x10\x03\x12\x1e\n\x1aKEY_VERSION_STATE_DISABLED\x10\x04\x12!\n\x1dKEY_VERSION_STATE_COMPROMISED\x10\x05\x12\'\n#KEY_VERSION_STATE_DESTROY_SCHEDULED\x10\x06\x12\x1f\n\x1bKEY_VERSION_STATE_DESTROYED\x10\x07*\x8b\x01\n\x0fProtectionLevel\x12 \n\x1cPROTECTION_LEVEL_UNSPECIFIED\x10\x00\x12\x1d\n\x19PROTECTION_LEVEL_SOFTWARE\x10\x01\x12\x18\n\x14PROTECTION_LEVEL_HSM\x10\x02\x12\x1d\n\x19PROTECTION_LEVEL_EXTERNAL\x10\x03*\x8a\x01\n\x14VerificationMaterial\x12%\n!VERIFICATION_MATERIAL_UNSPECIFIED\x10\x00\x12$\n VERIFICATION_MATERIAL_PUBLIC_KEY\x10\x01\x12%\n!VERIFICATION_MATERIAL_CERTIFICATE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsealkeeper/v1/resources.proto\x12\rsealkeeper.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"H\n\x06\x44igest\x12/\n\talgorithm\x18\x01 \x01(\x0e\x32\x1c.sealkeeper.v1.HashAlgorithm\x12\r\n\x05value\x18\x02 \x01(\x0c\"4\n\x0b\x44ssePayload\x12\x14\n\x0cpayload_type\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"\xd3\x02\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\talgorithm\x18\x02 \x01(\x0e\x32\x1f.sealkeeper.v1.PublicKeyDetails\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x16\n\x0e\x61\x63tive_version\x18\x04 \x01(\t\x12.\n\x06labels\x18\x05 \x03(\x0b\x32\x1e.sealkeeper.v1.Key.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x17\n\x0fstandby_version\x18\x08 \x01(\t\x12)\n\x08\x66\x61ilover\x18\t \x01(\x0e\x32\x17.sealkeeper.v1.Failover\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"D\n\x0b\x41ttestation\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63\x65rtificates\x18\x03 \x03(\x0c\"\xb1\x02\n\x0bKeyEvidence\x12\x38\n\x10protection_level\x18\x01 \x01(\x0e\x32\x1e.sealkeeper.v1.ProtectionLevel\x12(\n\x06origin\x18\x02 \x01(\x0e\x32\x18.sealkeeper.v1.KeyOrigin\x12\x17\n\nexportable\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x36\n\x06\x63laims\x18\x04 \x03(\x0b\x32&.sealkeeper.v1.KeyEvidence.ClaimsEntry\x12/\n\x0b\x61ttestation\x18\x05 \x01(\x0b\x32\x1a.sealkeeper.v1.Attestation\x1a-\n\x0b\x43laimsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_exportable\"\xcd\x04\n\nKeyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.sealkeeper.v1.KeyVersionState\x12\x32\n\talgorithm\x18\x03 \x01(\x0e\x32\x1f.sealkeeper.v1.PublicKeyDetails\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x38\n\x10protection_level\x18\x05 \x01(\x0e\x32\x1e.sealkeeper.v1.ProtectionLevel\x12\x12\n\npublic_key\x18\x06 \x01(\x0c\x12\x19\n\x11public_key_crc32c\x18\x07 \x01(\r\x12\x0c\n\x04hint\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\ractivate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bretire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x63ompromise_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65stroy_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06region\x18\x0e \x01(\t\x12\x0f\n\x07standby\x18\x0f \x01(\x08\x12(\n\x06origin\x18\x10 \x01(\x0e\x32\x18.sealkeeper.v1.KeyOrigin*\x86\x05\n\x10PublicKeyDetails\x12\"\n\x1ePUBLIC_KEY_DETAILS_UNSPECIFIED\x10\x00\x12.\n*PUBLIC_KEY_DETAILS_PKIX_ECDSA_P256_SHA_256\x10\x01\x12.\n*PUBLIC_KEY_DETAILS_PKIX_ECDSA_P384_SHA_384\x10\x02\x12.\n*PUBLIC_KEY_DETAILS_PKIX_ECDSA_P521_SHA_512\x10\x03\x12#\n\x1fPUBLIC_KEY_DETAILS_PKIX_ED25519\x10\x04\x12\x34\n0PUBLIC_KEY_DETAILS_PKIX_RSA_PKCS1V15_2048_SHA256\x10\x05\x12\x34\n0PUBLIC_KEY_DETAILS_PKIX_RSA_PKCS1V15_3072_SHA256\x10\x06\x12\x34\n0PUBLIC_KEY_DETAILS_PKIX_RSA_PKCS1V15_4096_SHA256\x10\x07\x12/\n+PUBLIC_KEY_DETAILS_PKIX_RSA_PSS_2048_SHA256\x10\x08\x12/\n+PUBLIC_KEY_DETAILS_PKIX_RSA_PSS_3072_SHA256\x10\t\x12/\n+PUBLIC_KEY_DETAILS_PKIX_RSA_PSS_4096_SHA256\x10\n\x12 \n\x1cPUBLIC_KEY_DETAILS_ML_DSA_44\x10\x0b\x12 \n\x1cPUBLIC_KEY_DETAILS_ML_DSA_65\x10\x0c\x12 \n\x1cPUBLIC_KEY_DETAILS_ML_DSA_87\x10\r*\x86\x01\n\rHashAlgorithm\x12\x1e\n\x1aHASH_ALGORITHM_UNSPECIFIED\x10\x00\x12\x1b\n\x17HASH_ALGORITHM_SHA2_256\x10\x01\x12\x1b\n\x17HASH_ALGORITHM_SHA2_384\x10\x02\x12\x1b\n\x17HASH_ALGORITHM_SHA2_512\x10\x03*\xa3\x02\n\x0fKeyVersionState\x12!\n\x1dKEY_VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bKEY_VERSION_STATE_PUBLISHED\x10\x01\x12\x1c\n\x18KEY_VERSION_STATE_ACTIVE\x10\x02\x12!\n\x1dKEY_VERSION_STATE_VERIFY_ONLY\x10\x03\x12\x1e\n\x1aKEY_VERSION_STATE_DISABLED\x10\x04\x12!\n\x1dKEY_VERSION_STATE_COMPROMISED\x10\x05\x12\'\n#KEY_VERSION_STATE_DESTROY_SCHEDULED\x10\x06\x12\x1f\n\x1bKEY_VERSION_STATE_DESTROYED\x10\x07*\x8b\x01\n\x0fProtectionLevel\x12 \n\x1cPROTECTION_LEVEL_UNSPECIFIED\x10\x00\x12\x1d\n\x19PROTECTION_LEVEL_SOFTWARE\x10\x01\x12\x18\n\x14PROTECTION_LEVEL_HSM\x10\x02\x12\x1d\n\x19PROTECTION_LEVEL_EXTERNAL\x10\x03*Z\n\tKeyOrigin\x12\x1a\n\x16KEY_ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_ORIGIN_GENERATED\x10\x01\x12\x17\n\x13KEY_ORIGIN_IMPORTED\x10\x02*\xa2\x01\n\nWrapMethod\x12\x1b\n\x17WRAP_METHOD_UNSPECIFIED\x10\x00\x12\x1f\n\x1bWRAP_METHOD_RSA_OAEP_SHA256\x10\x01\x12+\n\'WRAP_METHOD_RSA_OAEP_SHA256_AES_256_KWP\x10\x02\x12)\n%WRAP_METHOD_RSA_OAEP_SHA1_AES_256_KWP\x10\x03*Q\n\x08\x46\x61ilover\x12\x18\n\x14\x46\x41ILOVER_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46\x41ILOVER_AUTOMATIC\x10\x01\x12\x13\n\x0f\x46\x41ILOVER_MANUAL\x10\x02*\x8a\x01\n\x14VerificationMaterial\x12%\n!VERIFICATION_MATERIAL_UNSPECIFIED\x10\x00\x12$\n VERIFICATION_MATERIAL_PUBLIC_KEY\x10\x01\x12%\n!VERIFICATION_MATERIAL_CERTIFICATE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,24 +34,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_KEY_LABELSENTRY']._loaded_options = None
   _globals['_KEY_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_PUBLICKEYDETAILS']._serialized_start=1001
-  _globals['_PUBLICKEYDETAILS']._serialized_end=1647
-  _globals['_HASHALGORITHM']._serialized_start=1650
-  _globals['_HASHALGORITHM']._serialized_end=1784
-  _globals['_KEYVERSIONSTATE']._serialized_start=1787
-  _globals['_KEYVERSIONSTATE']._serialized_end=2078
-  _globals['_PROTECTIONLEVEL']._serialized_start=2081
-  _globals['_PROTECTIONLEVEL']._serialized_end=2220
-  _globals['_VERIFICATIONMATERIAL']._serialized_start=2223
-  _globals['_VERIFICATIONMATERIAL']._serialized_end=2361
+  _globals['_KEYEVIDENCE_CLAIMSENTRY']._loaded_options = None
+  _globals['_KEYEVIDENCE_CLAIMSENTRY']._serialized_options = b'8\001'
+  _globals['_PUBLICKEYDETAILS']._serialized_start=1522
+  _globals['_PUBLICKEYDETAILS']._serialized_end=2168
+  _globals['_HASHALGORITHM']._serialized_start=2171
+  _globals['_HASHALGORITHM']._serialized_end=2305
+  _globals['_KEYVERSIONSTATE']._serialized_start=2308
+  _globals['_KEYVERSIONSTATE']._serialized_end=2599
+  _globals['_PROTECTIONLEVEL']._serialized_start=2602
+  _globals['_PROTECTIONLEVEL']._serialized_end=2741
+  _globals['_KEYORIGIN']._serialized_start=2743
+  _globals['_KEYORIGIN']._serialized_end=2833
+  _globals['_WRAPMETHOD']._serialized_start=2836
+  _globals['_WRAPMETHOD']._serialized_end=2998
+  _globals['_FAILOVER']._serialized_start=3000
+  _globals['_FAILOVER']._serialized_end=3081
+  _globals['_VERIFICATIONMATERIAL']._serialized_start=3084
+  _globals['_VERIFICATIONMATERIAL']._serialized_end=3222
   _globals['_DIGEST']._serialized_start=81
   _globals['_DIGEST']._serialized_end=153
   _globals['_DSSEPAYLOAD']._serialized_start=155
   _globals['_DSSEPAYLOAD']._serialized_end=207
   _globals['_KEY']._serialized_start=210
-  _globals['_KEY']._serialized_end=481
-  _globals['_KEY_LABELSENTRY']._serialized_start=436
-  _globals['_KEY_LABELSENTRY']._serialized_end=481
-  _globals['_KEYVERSION']._serialized_start=484
-  _globals['_KEYVERSION']._serialized_end=998
+  _globals['_KEY']._serialized_end=549
+  _globals['_KEY_LABELSENTRY']._serialized_start=504
+  _globals['_KEY_LABELSENTRY']._serialized_end=549
+  _globals['_ATTESTATION']._serialized_start=551
+  _globals['_ATTESTATION']._serialized_end=619
+  _globals['_KEYEVIDENCE']._serialized_start=622
+  _globals['_KEYEVIDENCE']._serialized_end=927
+  _globals['_KEYEVIDENCE_CLAIMSENTRY']._serialized_start=867
+  _globals['_KEYEVIDENCE_CLAIMSENTRY']._serialized_end=912
+  _globals['_KEYVERSION']._serialized_start=930
+  _globals['_KEYVERSION']._serialized_end=1519
 # @@protoc_insertion_point(module_scope)

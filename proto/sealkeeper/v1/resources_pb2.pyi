@@ -7,9 +7,12 @@ Resource names (https://google.aip.dev/122):
   tenants/{tenant}
   tenants/{tenant}/keys/{key}
   tenants/{tenant}/keys/{key}/versions/{version}
+  tenants/{tenant}/keyImports/{import}
+  tenants/{tenant}/providers/{provider}
   logs/{log}                                      log is "transparency", "ct" or "audit"
 
-{tenant} and {key}: 1 to 63 of a-z, 0-9 and "-", starting with a letter, not ending with "-".
+{tenant}, {key} and {provider}: 1 to 63 of a-z, 0-9 and "-", starting with a letter, not ending with "-".
+{import}: chosen by the gateway, of the same form.
 {version}: a decimal number from 1, without leading zeros.
 
 Requests have at most 12,648,448 bytes (12 MiB and 64 KiB). gRPC itself cuts off what has more than 16 MiB, with
@@ -29,24 +32,38 @@ LOG_UNAVAILABLE, INTERNAL. A call is answered only when its audit record is dura
   DIGEST_MISMATCH              INVALID_ARGUMENT     the digest's algorithm is not that of the key
   DIGEST_NOT_SUPPORTED         INVALID_ARGUMENT     the key's algorithm signs messages, not digests
   ALGORITHM_NOT_SUPPORTED      INVALID_ARGUMENT     the provider cannot do the algorithm
+  IMPORT_NOT_SUPPORTED         INVALID_ARGUMENT     the provider takes no private keys from outside
+  WRAPPED_KEY_REFUSED          INVALID_ARGUMENT     the store cannot unwrap it, or it is not a key for the algorithm
+  WEAK_KEY                     INVALID_ARGUMENT     others can find the private key of the public key out
   PAYLOAD_INVALID              INVALID_ARGUMENT     what is to be signed does not fit the algorithm
   ENTRY_TOO_LARGE              INVALID_ARGUMENT     the log entry would have more than 65,535 bytes
   INDEX_OUT_OF_RANGE           OUT_OF_RANGE         no such entry or tree size, yet
   UNAUTHENTICATED              UNAUTHENTICATED      the client certificate has expired or names no principal here
   PERMISSION_DENIED            PERMISSION_DENIED    the role may not, or it is another tenant's, existing or not
-  NOT_FOUND                    NOT_FOUND            no such thing; usually said more closely by the next three
+  NOT_FOUND                    NOT_FOUND            no such thing; usually said more closely by the next five
   KEY_NOT_FOUND                NOT_FOUND            no such key in the caller's tenant
   KEY_VERSION_NOT_FOUND        NOT_FOUND            no such version of the key
   PROVIDER_UNKNOWN             NOT_FOUND            no provider is configured by this name
-  ALREADY_EXISTS               ALREADY_EXISTS       it exists already; usually said more closely by the next two
+  IMPORT_NOT_FOUND             NOT_FOUND            no such import in the caller's tenant
+  CEREMONY_NOT_FOUND           NOT_FOUND            the version was made before ceremonies were recorded
+  ALREADY_EXISTS               ALREADY_EXISTS       it exists already; usually said more closely by the next three
   KEY_EXISTS                   ALREADY_EXISTS       there is such a key
+  PUBLIC_KEY_EXISTS            ALREADY_EXISTS       a key version of the tenant has this public key
   REQUEST_ID_REUSED            ALREADY_EXISTS       the request id stands for other content, for 24 hours
-  FAILED_PRECONDITION          FAILED_PRECONDITION  the wrong state; usually said more closely by the next six
+  FAILED_PRECONDITION          FAILED_PRECONDITION  the wrong state; usually said more closely by the next ones
   KEY_VERSION_NOT_ACTIVE       FAILED_PRECONDITION  the version named, or every one of the key, does not sign
   ROTATION_PENDING             FAILED_PRECONDITION  a version is PUBLISHED already
   VERSION_LIMIT                FAILED_PRECONDITION  the key has 1,000 versions
   KEY_LIMIT                    FAILED_PRECONDITION  the tenant's trust root would become too large
   STATE_TRANSITION_REFUSED     FAILED_PRECONDITION  no way leads from the version's state to that one
+  REGION_NOT_ALLOWED           FAILED_PRECONDITION  the tenant's keys may not be where the provider is
+  STANDBY_IN_SAME_PROVIDER     FAILED_PRECONDITION  a standby version would fail together with the ACTIVE one
+  ALGORITHM_OF_KEY             FAILED_PRECONDITION  the key, and so all of its versions, has another algorithm
+  IMPORT_LIMIT                 FAILED_PRECONDITION  the tenant has 100 open imports
+  IMPORT_CLOSED                FAILED_PRECONDITION  the import was finished, given up or has failed
+  IMPORT_EXPIRED               FAILED_PRECONDITION  the import is too old, or the store has forgotten it
+  PUBLIC_KEY_MISMATCH          FAILED_PRECONDITION  the private key is not the one of the public key; it was destroyed
+  KEY_EXPORTABLE               FAILED_PRECONDITION  the store would give the private key out; it was destroyed
   ANSWER_LOST                  FAILED_PRECONDITION  a crash took the answer to this request id; use a new one
   ETAG_MISMATCH                ABORTED              the key changed since the etag was read
   OVERLOADED                   RESOURCE_EXHAUSTED   too many calls, or too large ones, are under way; retry
@@ -59,6 +76,11 @@ LOG_UNAVAILABLE, INTERNAL. A call is answered only when its audit record is dura
   LOG_LOCKED                   UNAVAILABLE          another process writes the logs
   LOG_CORRUPT                  UNAVAILABLE          what lies on the disk is not one history; people must look at it
   PROVIDER_UNAVAILABLE         UNAVAILABLE          the key's provider does not answer now
+  PROVIDER_TIMEOUT             UNAVAILABLE          the key's provider did not answer in time
+  PROVIDER_SEALED              UNAVAILABLE          the key store is locked; people must open it
+  PROVIDER_THROTTLED           UNAVAILABLE          the key store takes no more requests at this rate; retry
+  PROVIDER_PERMISSION_DENIED   UNAVAILABLE          the key store does not let the gateway; people must look at it
+  CIRCUIT_OPEN                 UNAVAILABLE          the provider failed too often of late and is left alone; retry
   PROVIDER_ERROR               UNAVAILABLE          the provider refused, and did not say more closely why
   PROVIDER_URI_INVALID         UNAVAILABLE          the provider is configured wrongly; people must look at it
   PROVIDER_MISCONFIGURED       UNAVAILABLE          the provider cannot be opened as configured
@@ -195,7 +217,7 @@ class _KeyVersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyVe
     KEY_VERSION_STATE_PUBLISHED: _KeyVersionState.ValueType  # 1
     """The public key is announced in the trust root; the version does not sign yet."""
     KEY_VERSION_STATE_ACTIVE: _KeyVersionState.ValueType  # 2
-    """The version signs. A key has at most one ACTIVE version."""
+    """The version signs. A key has at most one ACTIVE version, and one ACTIVE standby version beside it."""
     KEY_VERSION_STATE_VERIFY_ONLY: _KeyVersionState.ValueType  # 3
     """Retired: signs no more; what it signed while it was ACTIVE still verifies."""
     KEY_VERSION_STATE_DISABLED: _KeyVersionState.ValueType  # 4
@@ -219,7 +241,7 @@ KEY_VERSION_STATE_UNSPECIFIED: KeyVersionState.ValueType  # 0
 KEY_VERSION_STATE_PUBLISHED: KeyVersionState.ValueType  # 1
 """The public key is announced in the trust root; the version does not sign yet."""
 KEY_VERSION_STATE_ACTIVE: KeyVersionState.ValueType  # 2
-"""The version signs. A key has at most one ACTIVE version."""
+"""The version signs. A key has at most one ACTIVE version, and one ACTIVE standby version beside it."""
 KEY_VERSION_STATE_VERIFY_ONLY: KeyVersionState.ValueType  # 3
 """Retired: signs no more; what it signed while it was ACTIVE still verifies."""
 KEY_VERSION_STATE_DISABLED: KeyVersionState.ValueType  # 4
@@ -267,6 +289,85 @@ of hardware (SoftHSM2 is not).
 PROTECTION_LEVEL_EXTERNAL: ProtectionLevel.ValueType  # 3
 """A key store reached over the network and run by somebody else."""
 Global___ProtectionLevel: _TypeAlias = ProtectionLevel  # noqa: Y015
+
+class _KeyOrigin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyOrigin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_ORIGIN_UNSPECIFIED: _KeyOrigin.ValueType  # 0
+    """The store does not say."""
+    KEY_ORIGIN_GENERATED: _KeyOrigin.ValueType  # 1
+    """It was made in the store."""
+    KEY_ORIGIN_IMPORTED: _KeyOrigin.ValueType  # 2
+    """It was brought into the store."""
+
+class KeyOrigin(_KeyOrigin, metaclass=_KeyOriginEnumTypeWrapper):
+    """Where a private key came from, as far as its store says."""
+
+KEY_ORIGIN_UNSPECIFIED: KeyOrigin.ValueType  # 0
+"""The store does not say."""
+KEY_ORIGIN_GENERATED: KeyOrigin.ValueType  # 1
+"""It was made in the store."""
+KEY_ORIGIN_IMPORTED: KeyOrigin.ValueType  # 2
+"""It was brought into the store."""
+Global___KeyOrigin: _TypeAlias = KeyOrigin  # noqa: Y015
+
+class _WrapMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WrapMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WrapMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WRAP_METHOD_UNSPECIFIED: _WrapMethod.ValueType  # 0
+    """Not set: refused with INVALID_ARGUMENT."""
+    WRAP_METHOD_RSA_OAEP_SHA256: _WrapMethod.ValueType  # 1
+    """RSAES-OAEP with SHA-256 and MGF1-SHA-256 over the PKCS#8 itself, for short keys."""
+    WRAP_METHOD_RSA_OAEP_SHA256_AES_256_KWP: _WrapMethod.ValueType  # 2
+    """OAEP with SHA-256 and MGF1-SHA-256, then AES-KWP."""
+    WRAP_METHOD_RSA_OAEP_SHA1_AES_256_KWP: _WrapMethod.ValueType  # 3
+    """OAEP with SHA-1 and MGF1-SHA-1, then AES-KWP, for stores that know no other hash there."""
+
+class WrapMethod(_WrapMethod, metaclass=_WrapMethodEnumTypeWrapper):
+    """How a private key (PKCS#8 DER, RFC 5208) is wrapped under a store's RSA wrapping key. The ..._AES_256_KWP ones are
+    what PKCS #11 v3.0 calls CKM_RSA_AES_KEY_WRAP: a new AES-256 key wrapped by RSAES-OAEP (RFC 8017 section 7.1, empty
+    label), followed by the private key wrapped under it by AES key wrap with padding (RFC 5649).
+    """
+
+WRAP_METHOD_UNSPECIFIED: WrapMethod.ValueType  # 0
+"""Not set: refused with INVALID_ARGUMENT."""
+WRAP_METHOD_RSA_OAEP_SHA256: WrapMethod.ValueType  # 1
+"""RSAES-OAEP with SHA-256 and MGF1-SHA-256 over the PKCS#8 itself, for short keys."""
+WRAP_METHOD_RSA_OAEP_SHA256_AES_256_KWP: WrapMethod.ValueType  # 2
+"""OAEP with SHA-256 and MGF1-SHA-256, then AES-KWP."""
+WRAP_METHOD_RSA_OAEP_SHA1_AES_256_KWP: WrapMethod.ValueType  # 3
+"""OAEP with SHA-1 and MGF1-SHA-1, then AES-KWP, for stores that know no other hash there."""
+Global___WrapMethod: _TypeAlias = WrapMethod  # noqa: Y015
+
+class _Failover:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FailoverEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failover.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAILOVER_UNSPECIFIED: _Failover.ValueType  # 0
+    """The key has no standby version."""
+    FAILOVER_AUTOMATIC: _Failover.ValueType  # 1
+    """By itself, while the provider of the ACTIVE version does not answer; and no longer."""
+    FAILOVER_MANUAL: _Failover.ValueType  # 2
+    """Only where the version itself is named in the request."""
+
+class Failover(_Failover, metaclass=_FailoverEnumTypeWrapper):
+    """When a key's standby version signs."""
+
+FAILOVER_UNSPECIFIED: Failover.ValueType  # 0
+"""The key has no standby version."""
+FAILOVER_AUTOMATIC: Failover.ValueType  # 1
+"""By itself, while the provider of the ACTIVE version does not answer; and no longer."""
+FAILOVER_MANUAL: Failover.ValueType  # 2
+"""Only where the version itself is named in the request."""
+Global___Failover: _TypeAlias = Failover  # noqa: Y015
 
 class _VerificationMaterial:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -377,6 +478,8 @@ class Key(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    STANDBY_VERSION_FIELD_NUMBER: _builtins.int
+    FAILOVER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/{tenant}/keys/{key}. Set by the gateway."""
     algorithm: Global___PublicKeyDetails.ValueType
@@ -389,6 +492,10 @@ class Key(_message.Message):
     """The version that signs now; empty where none is ACTIVE. Set by the gateway."""
     etag: _builtins.str
     """Changes with every change of the key or of one of its versions; 1 to 64 characters. Set by the gateway."""
+    standby_version: _builtins.str
+    """The standby version that is ACTIVE now; empty where there is none. Set by the gateway."""
+    failover: Global___Failover.ValueType
+    """When the standby version signs. Set with AddStandbyVersion."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels, at most 32; names 1 to 63 of a-z, 0-9, "-", "_", "."; values at most 128 characters."""
@@ -407,14 +514,112 @@ class Key(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        standby_version: _builtins.str = ...,
+        failover: Global___Failover.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_version", b"active_version", "algorithm", b"algorithm", "create_time", b"create_time", "etag", b"etag", "labels", b"labels", "name", b"name", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_version", b"active_version", "algorithm", b"algorithm", "create_time", b"create_time", "etag", b"etag", "failover", b"failover", "labels", b"labels", "name", b"name", "provider", b"provider", "standby_version", b"standby_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Key: _TypeAlias = Key  # noqa: Y015
+
+@_typing.final
+class Attestation(_message.Message):
+    """A store's signed statement about a key, for whoever can check it against the vendor's root."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    format: _builtins.str
+    """As the vendor names it, for example "CAVIUM_V2_COMPRESSED"."""
+    content: _builtins.bytes
+    """The statement, at most 32 KiB."""
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """That it is signed with, DER, the signer's first; may be empty."""
+
+    def __init__(
+        self,
+        *,
+        format: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+        certificates: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "content", b"content", "format", b"format"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attestation: _TypeAlias = Attestation  # noqa: Y015
+
+@_typing.final
+class KeyEvidence(_message.Message):
+    """What a store says of a private key: read back from it, never assumed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ClaimsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PROTECTION_LEVEL_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    EXPORTABLE_FIELD_NUMBER: _builtins.int
+    CLAIMS_FIELD_NUMBER: _builtins.int
+    ATTESTATION_FIELD_NUMBER: _builtins.int
+    protection_level: Global___ProtectionLevel.ValueType
+    """Where this key lives."""
+    origin: Global___KeyOrigin.ValueType
+    """Whether it was made in there."""
+    exportable: _builtins.bool
+    """Whether the store would give it out; not set where the store does not say."""
+    @_builtins.property
+    def claims(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The store's own words, for example CKA_SENSITIVE: true; at most 64."""
+
+    @_builtins.property
+    def attestation(self) -> Global___Attestation:
+        """Signed by the store's vendor; not set where there is none."""
+
+    def __init__(
+        self,
+        *,
+        protection_level: Global___ProtectionLevel.ValueType = ...,
+        origin: Global___KeyOrigin.ValueType = ...,
+        exportable: _builtins.bool | None = ...,
+        claims: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        attestation: Global___Attestation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exportable", b"_exportable", "attestation", b"attestation", "exportable", b"exportable"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exportable", b"_exportable", "attestation", b"attestation", "claims", b"claims", "exportable", b"exportable", "origin", b"origin", "protection_level", b"protection_level"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__exportable: _TypeAlias = _typing.Literal["exportable"]  # noqa: Y015
+    _WhichOneofArgType__exportable: _TypeAlias = _typing.Literal["_exportable", b"_exportable"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exportable) -> _WhichOneofReturnType__exportable | None: ...
+
+Global___KeyEvidence: _TypeAlias = KeyEvidence  # noqa: Y015
 
 @_typing.final
 class KeyVersion(_message.Message):
@@ -435,6 +640,9 @@ class KeyVersion(_message.Message):
     RETIRE_TIME_FIELD_NUMBER: _builtins.int
     COMPROMISE_TIME_FIELD_NUMBER: _builtins.int
     DESTROY_TIME_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    STANDBY_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/{tenant}/keys/{key}/versions/{version}."""
     state: Global___KeyVersionState.ValueType
@@ -451,6 +659,12 @@ class KeyVersion(_message.Message):
     """CRC32C (RFC 3720) of public_key; the client should compare."""
     hint: _builtins.str
     """base64 of SHA-256 of public_key, 44 characters: how bundles hint at it."""
+    region: _builtins.str
+    """Where its provider is, in the provider's own words; empty where that is not known."""
+    standby: _builtins.bool
+    """It stands by: it signs while the provider of the ACTIVE version does not answer, as Key.failover says."""
+    origin: Global___KeyOrigin.ValueType
+    """Whether it was made in its provider or brought into it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the version was made. Times are UTC."""
@@ -487,10 +701,13 @@ class KeyVersion(_message.Message):
         retire_time: _timestamp_pb2.Timestamp | None = ...,
         compromise_time: _timestamp_pb2.Timestamp | None = ...,
         destroy_time: _timestamp_pb2.Timestamp | None = ...,
+        region: _builtins.str = ...,
+        standby: _builtins.bool = ...,
+        origin: Global___KeyOrigin.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["activate_time", b"activate_time", "compromise_time", b"compromise_time", "create_time", b"create_time", "destroy_time", b"destroy_time", "retire_time", b"retire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activate_time", b"activate_time", "algorithm", b"algorithm", "compromise_time", b"compromise_time", "create_time", b"create_time", "destroy_time", b"destroy_time", "hint", b"hint", "name", b"name", "protection_level", b"protection_level", "provider", b"provider", "public_key", b"public_key", "public_key_crc32c", b"public_key_crc32c", "retire_time", b"retire_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activate_time", b"activate_time", "algorithm", b"algorithm", "compromise_time", b"compromise_time", "create_time", b"create_time", "destroy_time", b"destroy_time", "hint", b"hint", "name", b"name", "origin", b"origin", "protection_level", b"protection_level", "provider", b"provider", "public_key", b"public_key", "public_key_crc32c", b"public_key_crc32c", "region", b"region", "retire_time", b"retire_time", "standby", b"standby", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

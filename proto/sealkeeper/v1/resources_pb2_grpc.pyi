@@ -7,9 +7,12 @@ Resource names (https://google.aip.dev/122):
   tenants/{tenant}
   tenants/{tenant}/keys/{key}
   tenants/{tenant}/keys/{key}/versions/{version}
+  tenants/{tenant}/keyImports/{import}
+  tenants/{tenant}/providers/{provider}
   logs/{log}                                      log is "transparency", "ct" or "audit"
 
-{tenant} and {key}: 1 to 63 of a-z, 0-9 and "-", starting with a letter, not ending with "-".
+{tenant}, {key} and {provider}: 1 to 63 of a-z, 0-9 and "-", starting with a letter, not ending with "-".
+{import}: chosen by the gateway, of the same form.
 {version}: a decimal number from 1, without leading zeros.
 
 Requests have at most 12,648,448 bytes (12 MiB and 64 KiB). gRPC itself cuts off what has more than 16 MiB, with
@@ -29,24 +32,38 @@ LOG_UNAVAILABLE, INTERNAL. A call is answered only when its audit record is dura
   DIGEST_MISMATCH              INVALID_ARGUMENT     the digest's algorithm is not that of the key
   DIGEST_NOT_SUPPORTED         INVALID_ARGUMENT     the key's algorithm signs messages, not digests
   ALGORITHM_NOT_SUPPORTED      INVALID_ARGUMENT     the provider cannot do the algorithm
+  IMPORT_NOT_SUPPORTED         INVALID_ARGUMENT     the provider takes no private keys from outside
+  WRAPPED_KEY_REFUSED          INVALID_ARGUMENT     the store cannot unwrap it, or it is not a key for the algorithm
+  WEAK_KEY                     INVALID_ARGUMENT     others can find the private key of the public key out
   PAYLOAD_INVALID              INVALID_ARGUMENT     what is to be signed does not fit the algorithm
   ENTRY_TOO_LARGE              INVALID_ARGUMENT     the log entry would have more than 65,535 bytes
   INDEX_OUT_OF_RANGE           OUT_OF_RANGE         no such entry or tree size, yet
   UNAUTHENTICATED              UNAUTHENTICATED      the client certificate has expired or names no principal here
   PERMISSION_DENIED            PERMISSION_DENIED    the role may not, or it is another tenant's, existing or not
-  NOT_FOUND                    NOT_FOUND            no such thing; usually said more closely by the next three
+  NOT_FOUND                    NOT_FOUND            no such thing; usually said more closely by the next five
   KEY_NOT_FOUND                NOT_FOUND            no such key in the caller's tenant
   KEY_VERSION_NOT_FOUND        NOT_FOUND            no such version of the key
   PROVIDER_UNKNOWN             NOT_FOUND            no provider is configured by this name
-  ALREADY_EXISTS               ALREADY_EXISTS       it exists already; usually said more closely by the next two
+  IMPORT_NOT_FOUND             NOT_FOUND            no such import in the caller's tenant
+  CEREMONY_NOT_FOUND           NOT_FOUND            the version was made before ceremonies were recorded
+  ALREADY_EXISTS               ALREADY_EXISTS       it exists already; usually said more closely by the next three
   KEY_EXISTS                   ALREADY_EXISTS       there is such a key
+  PUBLIC_KEY_EXISTS            ALREADY_EXISTS       a key version of the tenant has this public key
   REQUEST_ID_REUSED            ALREADY_EXISTS       the request id stands for other content, for 24 hours
-  FAILED_PRECONDITION          FAILED_PRECONDITION  the wrong state; usually said more closely by the next six
+  FAILED_PRECONDITION          FAILED_PRECONDITION  the wrong state; usually said more closely by the next ones
   KEY_VERSION_NOT_ACTIVE       FAILED_PRECONDITION  the version named, or every one of the key, does not sign
   ROTATION_PENDING             FAILED_PRECONDITION  a version is PUBLISHED already
   VERSION_LIMIT                FAILED_PRECONDITION  the key has 1,000 versions
   KEY_LIMIT                    FAILED_PRECONDITION  the tenant's trust root would become too large
   STATE_TRANSITION_REFUSED     FAILED_PRECONDITION  no way leads from the version's state to that one
+  REGION_NOT_ALLOWED           FAILED_PRECONDITION  the tenant's keys may not be where the provider is
+  STANDBY_IN_SAME_PROVIDER     FAILED_PRECONDITION  a standby version would fail together with the ACTIVE one
+  ALGORITHM_OF_KEY             FAILED_PRECONDITION  the key, and so all of its versions, has another algorithm
+  IMPORT_LIMIT                 FAILED_PRECONDITION  the tenant has 100 open imports
+  IMPORT_CLOSED                FAILED_PRECONDITION  the import was finished, given up or has failed
+  IMPORT_EXPIRED               FAILED_PRECONDITION  the import is too old, or the store has forgotten it
+  PUBLIC_KEY_MISMATCH          FAILED_PRECONDITION  the private key is not the one of the public key; it was destroyed
+  KEY_EXPORTABLE               FAILED_PRECONDITION  the store would give the private key out; it was destroyed
   ANSWER_LOST                  FAILED_PRECONDITION  a crash took the answer to this request id; use a new one
   ETAG_MISMATCH                ABORTED              the key changed since the etag was read
   OVERLOADED                   RESOURCE_EXHAUSTED   too many calls, or too large ones, are under way; retry
@@ -59,6 +76,11 @@ LOG_UNAVAILABLE, INTERNAL. A call is answered only when its audit record is dura
   LOG_LOCKED                   UNAVAILABLE          another process writes the logs
   LOG_CORRUPT                  UNAVAILABLE          what lies on the disk is not one history; people must look at it
   PROVIDER_UNAVAILABLE         UNAVAILABLE          the key's provider does not answer now
+  PROVIDER_TIMEOUT             UNAVAILABLE          the key's provider did not answer in time
+  PROVIDER_SEALED              UNAVAILABLE          the key store is locked; people must open it
+  PROVIDER_THROTTLED           UNAVAILABLE          the key store takes no more requests at this rate; retry
+  PROVIDER_PERMISSION_DENIED   UNAVAILABLE          the key store does not let the gateway; people must look at it
+  CIRCUIT_OPEN                 UNAVAILABLE          the provider failed too often of late and is left alone; retry
   PROVIDER_ERROR               UNAVAILABLE          the provider refused, and did not say more closely why
   PROVIDER_URI_INVALID         UNAVAILABLE          the provider is configured wrongly; people must look at it
   PROVIDER_MISCONFIGURED       UNAVAILABLE          the provider cannot be opened as configured

@@ -23,6 +23,7 @@ class Action(StrEnum):
     GET_KEY = "GetKey"
     LIST_KEYS = "ListKeys"
     ROTATE_KEY = "RotateKey"
+    IMPORT_KEY = "ImportKey"
     SET_KEY_VERSION_STATE = "SetKeyVersionState"
     GET_PUBLIC_KEY = "GetPublicKey"
     SIGN = "Sign"
@@ -60,7 +61,8 @@ _READ_KEYS = _READ | {Action.GET_KEY, Action.LIST_KEYS}
 # Nobody may do everything: who looks after keys does not sign, who signs does not change keys.
 ROLES: dict[Role, frozenset[Action]] = {
     Role.ADMIN: _READ_KEYS | {Action.READ_AUDIT_LOG},
-    Role.CUSTODIAN: _READ_KEYS | {Action.CREATE_KEY, Action.ROTATE_KEY, Action.SET_KEY_VERSION_STATE},
+    Role.CUSTODIAN: _READ_KEYS
+    | {Action.CREATE_KEY, Action.ROTATE_KEY, Action.IMPORT_KEY, Action.SET_KEY_VERSION_STATE},
     Role.CI: _READ | {Action.SIGN, Action.GET_KEY},
     Role.VERIFIER: _READ,
 }

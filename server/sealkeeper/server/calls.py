@@ -21,6 +21,7 @@ import logging
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -205,6 +206,8 @@ class CallInterceptor(Interceptor):
         self._max_bytes = MAX_REQUESTS
         self._calls = 0
         self._bytes = 0
+        self._calls_of: Counter[str] = Counter()
+        self._bytes_of: Counter[str] = Counter()
 
     def admit_at_most(self, calls: int, size: int = MAX_REQUESTS) -> None:
         """Refuse, from now on, further calls while this many are under way.
@@ -268,10 +271,12 @@ class CallInterceptor(Interceptor):
             size = len(data)
             if size > MAX_REQUEST:
                 raise RequestTooLargeError(f"the request has {size} bytes; at most {MAX_REQUEST} are allowed")
-            if self._bytes + size > self._max_bytes:
+            tenant, free = call.caller.tenant, self._max_bytes - self._bytes
+            if size > free or (len(self._tenants) > 1 and self._bytes_of[tenant] + size > free):
                 raise OverloadedError("the requests under way are too large together", retry_after=_RETRY_AFTER)
             call.size = size
             self._bytes += size
+            self._bytes_of[tenant] += size
             try:
                 return decode(data)
             except DecodeError:
@@ -333,17 +338,23 @@ class CallInterceptor(Interceptor):
         if principal.tenant not in self._tenants:
             raise UnauthenticatedError("this gateway does not serve the certificate's tenant")
         call.principal = principal
-        if self._calls >= self._max_calls:
+        free = self._max_calls - self._calls
+        # Of several tenants none gets more than what it leaves to the others: see fair_queue.py.
+        if free <= 0 or (len(self._tenants) > 1 and self._calls_of[principal.tenant] >= free):
             raise OverloadedError(
                 f"{self._calls} calls are under way, as many as are allowed", retry_after=_RETRY_AFTER
             )
         # Refusals above do not count: a flood of them must not keep others out.
         self._calls += 1
+        self._calls_of[principal.tenant] += 1
         call.admitted = True
 
     def _leave(self, call: Call) -> None:
-        self._calls -= call.admitted
         self._bytes -= call.size
+        if call.admitted:
+            self._calls -= 1
+            self._calls_of[call.caller.tenant] -= 1
+            self._bytes_of[call.caller.tenant] -= call.size
 
     async def _record(self, call: Call, outcome: str) -> None:
         await self._logs.submit(Submission(audit=[call.audit_record(self._clock.at_least_latest(), outcome)]))

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from sealkeeper.hsm import ProviderUnavailableError
+
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
@@ -118,6 +120,24 @@ class FailedPreconditionError(SealkeeperError):
     reason = "FAILED_PRECONDITION"
 
 
+class RegionNotAllowedError(FailedPreconditionError):
+    """The tenant's keys may not be there."""
+
+    reason = "REGION_NOT_ALLOWED"
+
+
+class PossessionError(FailedPreconditionError):
+    """The provider does not hold the private key of the public key."""
+
+    reason = "PUBLIC_KEY_MISMATCH"
+
+
+class KeyExportableError(FailedPreconditionError):
+    """The store says that it would give the private key out."""
+
+    reason = "KEY_EXPORTABLE"
+
+
 class ConflictError(SealkeeperError):
     """Somebody else changed it meanwhile; read it again."""
 
@@ -140,6 +160,18 @@ class ClockWentBackError(UnavailableError):
     """The machine's clock shows an earlier time than the log's newest record, by more than can be bridged."""
 
     reason = "CLOCK_WENT_BACK"
+
+
+class ProviderTimeoutError(ProviderUnavailableError):
+    """The provider did not answer in time. What it may answer later is thrown away."""
+
+    reason = "PROVIDER_TIMEOUT"
+
+
+class CircuitOpenError(ProviderUnavailableError):
+    """The provider failed too often of late, and is left alone until ``retry_after``."""
+
+    reason = "CIRCUIT_OPEN"
 
 
 class ConfigurationError(SealkeeperError):

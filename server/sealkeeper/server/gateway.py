@@ -28,6 +28,7 @@ from sealkeeper.server.authorization import Authorizer, RoleAuthorizer, Unrestri
 from sealkeeper.server.calls import CallInterceptor
 from sealkeeper.server.certificates import CertificateAuthority, KeyCertificates
 from sealkeeper.server.clock import TOLERANCE, SteadyClock, rfc3339
+from sealkeeper.server.configured_provider import ConfiguredProvider
 from sealkeeper.server.errors import ConfigurationError, SealkeeperError
 from sealkeeper.server.grpc_front import GrpcFront
 from sealkeeper.server.http import HttpFront
@@ -41,15 +42,22 @@ from sealkeeper.server.identity import (
     spiffe_id,
 )
 from sealkeeper.server.key import KeyVersion
+from sealkeeper.server.key_changes import KeyChanges
+from sealkeeper.server.key_import import KeyImport
+from sealkeeper.server.key_import_service import KeyImportService
+from sealkeeper.server.key_imports import KeyImports
 from sealkeeper.server.key_service import KeyService
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.log import AUDIT, CT, LOG_NAMES, TRANSPARENCY, LogError, Sequencer, Submission, open_logs
 from sealkeeper.server.log_service import LogService
-from sealkeeper.server.observed_provider import ObservedProvider
+from sealkeeper.server.new_version import VersionMaker
+from sealkeeper.server.provider_service import ProviderService
+from sealkeeper.server.residency import Residency
 from sealkeeper.server.settings import Settings, TlsSettings
 from sealkeeper.server.signing import Signing, recorded_signing
 from sealkeeper.server.signing_service import SigningService
-from sealkeeper.server.store.database import open_database
+from sealkeeper.server.store.database import Database, open_database
+from sealkeeper.server.store.import_table import ImportTable
 from sealkeeper.server.store.key_table import KeyTable
 from sealkeeper.server.telemetry import Telemetry
 from sealkeeper.server.timestamping import TimestampAuthority
@@ -57,10 +65,14 @@ from sealkeeper.server.tls import read_tls_files
 from sealkeeper.server.trust import Trust
 from sealkeeper.server.trust_service import TrustService
 from sealkeeper.v1 import (
+    key_import_pb2,
+    key_import_pb2_grpc,
     key_pb2,
     key_pb2_grpc,
     log_pb2,
     log_pb2_grpc,
+    provider_pb2,
+    provider_pb2_grpc,
     signing_pb2,
     signing_pb2_grpc,
     trust_pb2,
@@ -74,6 +86,8 @@ _CHECK_INTERVAL = 5.0
 _CHECK_TIMEOUT = 5.0
 _SERVICES = (
     key_pb2.DESCRIPTOR.services_by_name["KeyService"].full_name,
+    key_import_pb2.DESCRIPTOR.services_by_name["KeyImportService"].full_name,
+    provider_pb2.DESCRIPTOR.services_by_name["ProviderService"].full_name,
     signing_pb2.DESCRIPTOR.services_by_name["SigningService"].full_name,
     log_pb2.DESCRIPTOR.services_by_name["LogService"].full_name,
     trust_pb2.DESCRIPTOR.services_by_name["TrustService"].full_name,
@@ -95,7 +109,7 @@ class Gateway:
         self.metrics_address: str | None = None
         self._settings = settings
         self._stack = AsyncExitStack()
-        self._providers: dict[str, KeyProvider] = {}
+        self._providers: dict[str, ConfiguredProvider] = {}
         self._health = HealthServicer()
         self._clock = clock
 
@@ -132,7 +146,7 @@ class Gateway:
         telemetry = Telemetry(settings.telemetry, settings.gateway.domain)
         self._stack.push_async_callback(asyncio.to_thread, telemetry.close)
         authorities = await asyncio.to_thread(read_authorities, settings.storage.directory / AUTHORITIES_FILE)
-        await self._open_providers(telemetry)
+        await self._open_providers(telemetry, authorities.provider)
         provider = self._providers.get(authorities.provider)
         if provider is None:
             raise ConfigurationError(
@@ -143,10 +157,8 @@ class Gateway:
         await self._set_clock(logs, accept_clock=accept_clock)
         database = await open_database(settings.database_url)
         self._stack.push_async_callback(database.close)
-        table = KeyTable(database)
-        keys = Keys(table, self._providers, settings.keys, self._clock, await table.read())
-        _require_providers(keys, self._providers)
-        self._stack.push_async_callback(keys.close)
+        residency = Residency(settings.residency, telemetry.residency_refusal)
+        keys, imports = await self._open_keys(database, residency)
         ledger = RequestLedger(database, self._clock, lambda: logs.tree_sizes[AUDIT])
         await _recover_requests(ledger, logs)
         ledger.start()
@@ -154,34 +166,57 @@ class Gateway:
         trust = Trust(
             settings.gateway.domain, authorities.trusted_root(), authorities.signing_config(), keys, self._clock
         )
-        signing = self._signing(authorities, provider, keys, logs, telemetry)
+        signing = self._signing(authorities, provider, keys, residency, logs, telemetry)
         front = self._front(logs, telemetry)
-        service = SigningService(signing, keys, ledger, trust, self._clock)
+        service, changes = (
+            SigningService(signing, keys, ledger, trust, self._clock),
+            KeyChanges(ledger, logs, self._clock),
+        )
+        key_imports = KeyImportService(imports, changes, ledger, self._clock)
+        providers = ProviderService(self._providers, residency, self._clock)
         names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         for register in (
             partial(health_pb2_grpc.add_HealthServicer_to_server, self._health),
             partial(reflection.enable_server_reflection, names),
-            partial(key_pb2_grpc.add_KeyServiceServicer_to_server, KeyService(keys, ledger, logs, self._clock)),
+            partial(key_pb2_grpc.add_KeyServiceServicer_to_server, KeyService(keys, changes, logs, self._clock)),
+            partial(key_import_pb2_grpc.add_KeyImportServiceServicer_to_server, key_imports),
+            partial(provider_pb2_grpc.add_ProviderServiceServicer_to_server, providers),
             partial(signing_pb2_grpc.add_SigningServiceServicer_to_server, service),
             partial(log_pb2_grpc.add_LogServiceServicer_to_server, LogService(logs)),
             partial(trust_pb2_grpc.add_TrustServiceServicer_to_server, TrustService(trust)),
         ):
             front.add(register)
         await self._serve(front, authorities)
-        await self._check_health(logs)
-        self._repeat("health", lambda: self._check_health(logs))
+        await self._check_health(logs, authorities.provider)
+        self._repeat("health", lambda: self._check_health(logs, authorities.provider))
         self._repeat("janitor", lambda: self._destroy_due(keys, logs))
+        self._repeat("imports", lambda: self._tidy_imports(imports, logs))
 
-    async def _open_providers(self, telemetry: Telemetry) -> None:
+    async def _open_providers(self, telemetry: Telemetry, needed: str) -> None:
+        """Open all providers. One that is out of reach is waited for, unless the gateway's own keys are in it."""
         for name, one in self._settings.providers.items():
             provider = await open_provider(
                 one.uri,
                 workers=one.workers,
                 state_dir=self._settings.storage.directory,
                 environment=one.environment,
+                patient=name != needed,
             )
             self._stack.push_async_callback(provider.close)
-            self._providers[name] = ObservedProvider(provider, name, telemetry)
+            configured = ConfiguredProvider(provider, name, telemetry, region=one.region, timeout=one.timeout)
+            configured.require_region()
+            self._providers[name] = configured
+        telemetry.watch_providers(self._providers)
+
+    async def _open_keys(self, database: Database, residency: Residency) -> tuple[Keys, KeyImports]:
+        table, imports, settings = KeyTable(database), ImportTable(database), self._settings
+        maker = VersionMaker(self._providers, table, residency, settings.gateway.domain, self._clock.now)
+        keys = Keys(table, self._providers, maker, settings.keys, self._clock, await table.read())
+        _require_providers(keys, self._providers)
+        self._stack.push_async_callback(keys.close)
+        found = KeyImports(imports, keys, maker, self._providers, self._clock, await imports.read())
+        self._stack.push_async_callback(found.close)
+        return keys, found
 
     async def _open_logs(self, authorities: Authorities, provider: KeyProvider, telemetry: Telemetry) -> Sequencer:
         signers = {
@@ -218,7 +253,13 @@ class Gateway:
             )
 
     def _signing(
-        self, authorities: Authorities, provider: KeyProvider, keys: Keys, logs: Sequencer, telemetry: Telemetry
+        self,
+        authorities: Authorities,
+        provider: KeyProvider,
+        keys: Keys,
+        residency: Residency,
+        logs: Sequencer,
+        telemetry: Telemetry,
     ) -> Signing:
         async def record(precertificate: bytes) -> None:
             await logs.submit(Submission(ct=[precertificate]))
@@ -240,6 +281,7 @@ class Gateway:
             self._providers,
             stamper,
             KeyCertificates(certificates, record),
+            residency,
             logs,
             authorities.log_verifier(TRANSPARENCY).log_id,
             self._clock,
@@ -282,7 +324,7 @@ class Gateway:
         await self._health.enter_graceful_shutdown()
         await front.stop(self._settings.gateway.drain_period.total_seconds())
 
-    async def _answers(self, name: str, provider: KeyProvider) -> bool:
+    async def _answers(self, name: str, provider: ConfiguredProvider) -> bool:
         try:
             await asyncio.wait_for(provider.check(), _CHECK_TIMEOUT)
         except (ProviderError, TimeoutError) as error:
@@ -290,14 +332,19 @@ class Gateway:
             return False
         return True
 
-    async def _check_health(self, logs: Sequencer) -> None:
-        """NOT_SERVING where a provider or a log does not answer: then nothing can be signed."""
-        outcomes = await asyncio.gather(*(self._answers(*one) for one in self._providers.items()))
-        healthy = all(outcomes) and not logs.broken
-        known = health_pb2.HealthCheckResponse
-        status = known.SERVING if healthy else known.NOT_SERVING
+    async def _check_health(self, logs: Sequencer, needed: str) -> None:
+        """NOT_SERVING where the logs, or the provider of the gateway's own keys, do not answer: nothing is signed then.
+
+        Each provider has a name of its own in the health service, ``providers/{provider}``: one that is down does not
+        take the gateway away from those who sign with others.
+        """
+        names = list(self._providers)
+        answers = await asyncio.gather(*(self._answers(name, self._providers[name]) for name in names))
+        outcomes = dict(zip(names, answers, strict=True))
+        for name, answered in outcomes.items():
+            await self._health.set(f"providers/{name}", _status(answered and self._providers[name].available))
         for service in ("", *_SERVICES):
-            await self._health.set(service, status)
+            await self._health.set(service, _status(outcomes[needed] and not logs.broken))
 
     async def _destroy_due(self, keys: Keys, logs: Sequencer) -> None:
         async def audit(version: KeyVersion) -> None:
@@ -312,6 +359,19 @@ class Gateway:
 
         for name in await keys.destroy_due(audit):
             _log.warning("destroyed %s", name)
+
+    async def _tidy_imports(self, imports: KeyImports, logs: Sequencer) -> None:
+        async def audit(one: KeyImport) -> None:
+            record = AuditRecord(
+                self._clock.at_least_latest(),
+                "Gateway/ExpireKeyImport",
+                one.name.tenant,
+                resource=str(one.name),
+                details={"expireTime": one.expire_time},
+            )
+            await logs.submit(Submission(audit=[record.encode()]))
+
+        await imports.tidy(audit)
 
     def _repeat(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         async def repeat() -> None:
@@ -334,7 +394,11 @@ class Gateway:
         self._stack.push_async_callback(end)
 
 
-def _require_providers(keys: Keys, providers: Mapping[str, KeyProvider]) -> None:
+def _status(healthy: bool) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
+    return health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def _require_providers(keys: Keys, providers: Mapping[str, ConfiguredProvider]) -> None:
     missing = sorted(keys.providers - providers.keys())
     if missing:
         raise ConfigurationError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
-from sealkeeper.hsm import ProtectionLevel
+from sealkeeper.hsm import Origin, ProtectionLevel
 from sealkeeper.server.resources import KeyName, KeyVersionName
 from sealkeeper.server.trusted_root import key_hint
 
@@ -26,6 +26,14 @@ class State(StrEnum):
     COMPROMISED = "COMPROMISED"
     DESTROY_SCHEDULED = "DESTROY_SCHEDULED"
     DESTROYED = "DESTROYED"
+
+
+class Failover(StrEnum):
+    """When a key's standby version signs, as in the contract."""
+
+    NONE = "NONE"
+    AUTOMATIC = "AUTOMATIC"
+    MANUAL = "MANUAL"
 
 
 _OFF = {State.DISABLED, State.COMPROMISED}
@@ -59,6 +67,10 @@ class KeyVersion:
         compromise_time: from when on its signatures are refused; whole seconds.
         destroy_time: when the private key goes.
         disabled: it was DISABLED when its destruction was scheduled, so its signatures still do not verify.
+        region: where its provider was when it was made; empty where nobody says.
+        standby: it signs in the place of the ACTIVE version while that one's provider does not answer.
+        origin: made in its provider or brought into it.
+        ceremony_index: in the audit log, of the record of how it came to be; ``None`` where there is none.
     """
 
     name: KeyVersionName
@@ -74,6 +86,10 @@ class KeyVersion:
     compromise_time: datetime | None = None
     destroy_time: datetime | None = None
     disabled: bool = False
+    region: str = ""
+    standby: bool = False
+    origin: Origin = Origin.UNKNOWN
+    ceremony_index: int | None = None
 
     def state_at(self, now: datetime) -> State:
         """What it may do at a moment."""
@@ -106,16 +122,24 @@ class Key:
     create_time: datetime
     revision: int
     versions: tuple[KeyVersion, ...] = field(repr=False)
+    failover: Failover = Failover.NONE
 
     @property
     def etag(self) -> str:
         """Changes with every change."""
         return f"r{self.revision}"
 
-    def active_at(self, now: datetime) -> KeyVersion | None:
-        """The version that signs at a moment."""
+    def active_at(self, now: datetime, *, standby: bool = False) -> KeyVersion | None:
+        """The version that signs at a moment, or the one that stands by."""
         for version in reversed(self.versions):
-            if version.state_at(now) is State.ACTIVE:
+            if version.standby is standby and version.state_at(now) is State.ACTIVE:
+                return version
+        return None
+
+    def published_at(self, now: datetime, *, standby: bool = False) -> KeyVersion | None:
+        """The version that is to sign, or to stand by, and does not yet."""
+        for version in self.versions:
+            if version.standby is standby and version.state_at(now) is State.PUBLISHED:
                 return version
         return None
 
@@ -123,7 +147,12 @@ class Key:
         """One of its versions."""
         return self.versions[number - 1] if number <= len(self.versions) else None
 
-    def changed(self, *versions: KeyVersion) -> Key:
+    def changed(self, *versions: KeyVersion, failover: Failover | None = None) -> Key:
         """The key with these versions in the place of those with their numbers, or added."""
         found = {one.name.number: one for one in (*self.versions, *versions)}
-        return replace(self, revision=self.revision + 1, versions=tuple(found[number] for number in sorted(found)))
+        return replace(
+            self,
+            revision=self.revision + 1,
+            versions=tuple(found[number] for number in sorted(found)),
+            failover=failover or self.failover,
+        )

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
-
-import msgspec
-from google.protobuf.message import Message
+from typing import Any
 
 from sealkeeper.server.authorization import Action
-from sealkeeper.server.calls import Call, current_call
+from sealkeeper.server.calls import current_call
 from sealkeeper.server.clock import SteadyClock
-from sealkeeper.server.errors import InvalidRequestError
-from sealkeeper.server.idempotency import RequestId, RequestLedger, RequestRow
-from sealkeeper.server.key import Key, State
-from sealkeeper.server.keys import MAX_PUBLISH_PERIOD, Audit, Keys, StateChange
-from sealkeeper.server.log import Sequencer, Submission
+from sealkeeper.server.errors import InvalidRequestError, NotFoundError
+from sealkeeper.server.key import State
+from sealkeeper.server.key_changes import KeyChanges
+from sealkeeper.server.keys import Keys, StateChange
+from sealkeeper.server.log import AUDIT, Sequencer
+from sealkeeper.server.new_version import Making
 from sealkeeper.server.resources import (
     KeyName,
     parse_id,
@@ -26,24 +22,24 @@ from sealkeeper.server.resources import (
 )
 from sealkeeper.server.translation import (
     algorithm_name,
+    evidence_message,
+    failover_of,
     key_after,
     key_message,
+    labels_of,
     mask_of,
     moment_of,
     page_size_of,
     page_token,
     period_of,
+    publish_period_of,
     state_name,
     version_message,
     versions_left,
 )
 from sealkeeper.v1 import key_pb2, key_pb2_grpc
 
-_LABEL = re.compile(r"[a-z0-9._-]{1,63}")
-_MAX_LABELS = 32
-_MAX_LABEL = 128
 _MAX_ETAG = 64
-Change: TypeAlias = Callable[[Audit, RequestRow[Key] | None], Awaitable[Key]]
 
 
 class KeyService(key_pb2_grpc.KeyServiceServicer):
@@ -51,14 +47,14 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
 
     Args:
         keys: all keys.
-        ledger: knows which requests were answered.
-        logs: where changes are recorded before they take effect.
+        changes: has them changed.
+        logs: where changes are recorded.
         clock: the time.
     """
 
-    def __init__(self, keys: Keys, ledger: RequestLedger, logs: Sequencer, clock: SteadyClock) -> None:
+    def __init__(self, keys: Keys, changes: KeyChanges, logs: Sequencer, clock: SteadyClock) -> None:
         self._keys = keys
-        self._ledger = ledger
+        self._changes = changes
         self._logs = logs
         self._clock = clock
 
@@ -71,9 +67,11 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
         current_call().authorize(Action.CREATE_KEY, name)
         algorithm = algorithm_name(request.key.algorithm, "key.algorithm")
         provider = parse_id(request.key.provider, "key.provider") if request.key.provider else ""
-        labels = _labels(request.key.labels)
-        key = await self._once(
-            request, lambda audit, row: self._keys.create(name, algorithm, provider, labels, audit, row)
+        labels = labels_of(request.key.labels, "key.labels")
+        key = await self._changes.once(
+            request,
+            request.request_id,
+            lambda audit, row: self._keys.create(name, algorithm, labels, audit, row, Making(provider)),
         )
         now = self._clock.at_least_latest()
         return key_pb2.CreateKeyResponse(key=key_message(key, now), version=version_message(key.versions[0], now))
@@ -126,12 +124,10 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
         """Make a new version that will sign."""
         name = parse_key_name(request.name, "name")
         current_call().authorize(Action.ROTATE_KEY, name)
-        period = None
-        if request.HasField("publish_period"):
-            period = period_of(request.publish_period, "publish_period")
-            if not 0 <= period.total_seconds() <= MAX_PUBLISH_PERIOD.total_seconds():
-                raise InvalidRequestError.of("publish_period", "must be from 0 s to 90 days")
-        key = await self._once(request, lambda audit, row: self._keys.rotate(name, period, audit, row))
+        period = publish_period_of(request, request.publish_period)
+        key = await self._changes.once(
+            request, request.request_id, lambda audit, row: self._keys.rotate(name, period, audit, row)
+        )
         now = self._clock.at_least_latest()
         return key_pb2.RotateKeyResponse(key=key_message(key, now), version=version_message(key.versions[-1], now))
 
@@ -142,52 +138,55 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
         name = parse_version_name(request.name, "name")
         current_call().authorize(Action.SET_KEY_VERSION_STATE, name)
         change = _state_change(request)
-        key = await self._once(request, lambda audit, row: self._keys.set_state(name, change, audit, row))
+        key = await self._changes.once(
+            request, request.request_id, lambda audit, row: self._keys.set_state(name, change, audit, row)
+        )
         version = key.versions[name.number - 1]
         return key_pb2.SetKeyVersionStateResponse(version=version_message(version, self._clock.at_least_latest()))
 
-    async def _once(
-        self,
-        request: key_pb2.CreateKeyRequest | key_pb2.RotateKeyRequest | key_pb2.SetKeyVersionStateRequest,
-        change: Change,
-    ) -> Key:
-        """Change a key, or give the answer of the same request before."""
-        call = current_call()
-        call.use_request_id(request.request_id)
-        if not call.request_id:
-            return await change(self._audit(call), None)
-        known = RequestId.of(call.caller, call.method, call.request_id, _without_id(request))
-        return await self._ledger.once(
-            known, lambda: change(self._audit(call), self._ledger.row(known, msgspec.msgpack.encode)), _replay, None
+    async def AddStandbyVersion(  # noqa: N802
+        self, request: key_pb2.AddStandbyVersionRequest, context: Any
+    ) -> key_pb2.AddStandbyVersionResponse:
+        """Make a version that stands by in another provider."""
+        name = parse_key_name(request.name, "name")
+        current_call().authorize(Action.ROTATE_KEY, name)
+        making = Making(
+            parse_id(request.provider, "provider"), standby=True, failover=failover_of(request.failover, "failover")
+        )
+        period = publish_period_of(request, request.publish_period)
+        key = await self._changes.once(
+            request, request.request_id, lambda audit, row: self._keys.rotate(name, period, audit, row, making)
+        )
+        now = self._clock.at_least_latest()
+        return key_pb2.AddStandbyVersionResponse(
+            key=key_message(key, now), version=version_message(key.versions[-1], now)
         )
 
-    def _audit(self, call: Call) -> Audit:
-        async def audit(details: dict[str, object]) -> None:
-            call.details.update(details)
-            await self._logs.submit(Submission(audit=[call.audit_record(self._clock.at_least_latest())]))
-            call.recorded = True
+    async def GetKeyEvidence(  # noqa: N802
+        self, request: key_pb2.GetKeyEvidenceRequest, context: Any
+    ) -> key_pb2.GetKeyEvidenceResponse:
+        """Read back what the store says of a private key."""
+        name = parse_version_name(request.name, "name")
+        current_call().authorize(Action.GET_KEY, name)
+        return key_pb2.GetKeyEvidenceResponse(evidence=evidence_message(await self._keys.evidence(name)))
 
-        return audit
-
-
-async def _replay(answer: bytes) -> Key:
-    return msgspec.msgpack.decode(answer, type=Key)
-
-
-def _without_id(request: Message) -> bytes:
-    request.ClearField("request_id")
-    return request.SerializeToString(deterministic=True)
-
-
-def _labels(labels: Mapping[str, str]) -> dict[str, str]:
-    if len(labels) > _MAX_LABELS:
-        raise InvalidRequestError.of("key.labels", f"has {len(labels)} labels; at most {_MAX_LABELS} are allowed")
-    for name, value in labels.items():
-        if not _LABEL.fullmatch(name):
-            raise InvalidRequestError.of("key.labels", f'{name[:64]!r}: names are 1 to 63 of a-z, 0-9, "-", "_", "."')
-        if len(value) > _MAX_LABEL:
-            raise InvalidRequestError.of(f"key.labels[{name}]", f"has more than {_MAX_LABEL} characters")
-    return dict(labels)
+    async def GetKeyCeremony(  # noqa: N802
+        self, request: key_pb2.GetKeyCeremonyRequest, context: Any
+    ) -> key_pb2.GetKeyCeremonyResponse:
+        """Give the record of how a version came to be."""
+        name = parse_version_name(request.name, "name")
+        current_call().authorize(Action.GET_KEY, name)
+        index = self._keys.get_version(name).ceremony_index
+        if index is None:
+            raise NotFoundError(f"{name} was made before ceremonies were recorded", reason="CEREMONY_NOT_FOUND")
+        record, proof, checkpoint = await self._logs.log(AUDIT).proven_entry(index)
+        return key_pb2.GetKeyCeremonyResponse(
+            record=record,
+            log_index=index,
+            tree_size=proof.tree_size,
+            hashes=proof.hashes,
+            checkpoint=checkpoint,
+        )
 
 
 def _state_change(request: key_pb2.SetKeyVersionStateRequest) -> StateChange:

@@ -11,15 +11,15 @@ import asyncio
 import logging
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TypeAlias
 
-from sealkeeper.hsm import ALGORITHMS, AlgorithmNotSupportedError, KeyDestroyer, KeyProvider, ProviderError
+from sealkeeper.hsm import KeyEvidence, ProviderError
 from sealkeeper.server.clock import SteadyClock, rfc3339
+from sealkeeper.server.configured_provider import ConfiguredProvider
 from sealkeeper.server.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -31,20 +31,17 @@ from sealkeeper.server.errors import (
 from sealkeeper.server.idempotency import RequestRow
 from sealkeeper.server.key import Key, KeyVersion, State
 from sealkeeper.server.log import LogError
+from sealkeeper.server.new_version import Audit, MadeVersion, Making, VersionMaker
 from sealkeeper.server.resources import KeyName, KeyVersionName
 from sealkeeper.server.settings import KeySettings
 from sealkeeper.server.store.key_table import KeyTable
 
 MAX_VERSIONS = 1000
-MAX_PUBLISH_PERIOD = timedelta(days=90)
 MAX_DESTROY_DELAY = timedelta(days=120)
 MAX_WEIGHT = 12 * 1024 * 1024
 """Bytes of a tenant's ``keys.json``, about: verifiers take 16 MiB."""
 
 _log = logging.getLogger("sealkeeper.keys")
-
-Audit: TypeAlias = Callable[[dict[str, object]], Awaitable[None]]
-"""Makes the audit record durable, with these details, before the change takes effect."""
 
 
 class Keys:
@@ -53,6 +50,7 @@ class Keys:
     Args:
         table: where they are durable.
         providers: by name.
+        maker: of versions.
         settings: of keys.
         clock: the time.
         keys: as the table has them.
@@ -61,13 +59,15 @@ class Keys:
     def __init__(
         self,
         table: KeyTable,
-        providers: Mapping[str, KeyProvider],
+        providers: Mapping[str, ConfiguredProvider],
+        maker: VersionMaker,
         settings: KeySettings,
         clock: SteadyClock,
         keys: Iterable[Key],
     ) -> None:
         self._table = table
         self._providers = providers
+        self._maker = maker
         self._settings = settings
         self._clock = clock
         self._keys: dict[KeyName, Key] = {one.name: one for one in keys}
@@ -84,8 +84,11 @@ class Keys:
         self._revisions: Counter[str] = Counter()
         # Bytes of a tenant's trust root, about.
         self._weights: Counter[str] = Counter()
+        # Those that there are and those that are being imported, by tenant.
+        self._public_keys: dict[str, set[bytes]] = defaultdict(set)
         for key in self._keys.values():
             self._weights[key.name.tenant] += sum(map(_weight, key.versions))
+            self._public_keys[key.name.tenant].update(one.public_key for one in key.versions)
 
     def get(self, name: KeyName) -> Key:
         """Look a key up.
@@ -98,6 +101,10 @@ class Keys:
             raise NotFoundError(f"there is no key {name}", reason="KEY_NOT_FOUND", next_step="list the tenant's keys")
         return key
 
+    def find(self, name: KeyName) -> Key | None:
+        """A key, where there is one."""
+        return self._keys.get(name)
+
     def get_version(self, name: KeyVersionName) -> KeyVersion:
         """Look a version up.
 
@@ -108,6 +115,16 @@ class Keys:
         if version is None:
             raise NotFoundError(f"there is no version {name}", reason="KEY_VERSION_NOT_FOUND")
         return version
+
+    async def evidence(self, name: KeyVersionName) -> KeyEvidence:
+        """What the store says of a version's private key now.
+
+        Raises:
+            NotFoundError: there is no such version.
+            ProviderError: the store does not answer, or does not have it.
+        """
+        version = self.get_version(name)
+        return await self._providers[version.provider].evidence(version.handle)
 
     def page(self, tenant: str, after: str, limit: int) -> list[Key]:
         """Up to ``limit`` keys of a tenant by name, those after the key id ``after``."""
@@ -167,14 +184,19 @@ class Keys:
             )
         return active
 
+    def default_provider(self, name: KeyName) -> str:
+        """Name of the provider that a key's next version is made in, where none is named."""
+        known = self._keys.get(name)
+        return known.provider if known is not None else self._settings.default_provider
+
     async def create(
         self,
         name: KeyName,
         algorithm: str,
-        provider: str,
         labels: Mapping[str, str],
         audit: Audit,
         request: RequestRow[Key] | None = None,
+        making: Making | None = None,
     ) -> Key:
         """Make a key with one ACTIVE version.
 
@@ -182,57 +204,111 @@ class Keys:
             AlreadyExistsError: there is such a key.
             NotFoundError: no such provider.
             AlgorithmNotSupportedError: the provider cannot do it.
+            RegionNotAllowedError: the tenant's keys may not be there.
             ProviderError: the provider did not make it.
         """
-        provider = provider or self._settings.default_provider
+        how = _in_provider(making or Making(), self._settings.default_provider)
 
         async def change() -> Key:
             if name in self._keys:
                 raise AlreadyExistsError(f"there is a key {name} already", reason="KEY_EXISTS")
-            async with self._generated(name.version(1), algorithm, provider) as made:
+            self._require_room(name)
+            async with self._maker.made(name.version(1), algorithm, how, audit.principal) as made:
                 now = self._clock.now()
-                version = replace(made, state=State.ACTIVE, create_time=now, activate_time=_second(now))
-                key = Key(name, algorithm, provider, dict(labels), now, 1, (version,))
-                await audit({"keyVersion": str(version.name), "algorithm": algorithm, "provider": provider})
+                version = replace(made.version, state=State.ACTIVE, create_time=now, activate_time=_second(now))
+                index = await audit(made.details)
+                versions = (replace(version, ceremony_index=index),)
+                key = Key(name, algorithm, how.provider, dict(labels), now, 1, versions)
                 return await self._write(key, request)
 
         return await self._to_the_end(name, change)
 
     async def rotate(
-        self, name: KeyName, publish_period: timedelta | None, audit: Audit, request: RequestRow[Key] | None = None
+        self,
+        name: KeyName,
+        publish_period: timedelta | None,
+        audit: Audit,
+        request: RequestRow[Key] | None = None,
+        making: Making | None = None,
     ) -> Key:
         """Make a new version, ACTIVE after ``publish_period``; the one before retires at that second.
 
+        Where the version is to stand by, it takes the place of the standby version before.
+
         Raises:
             NotFoundError: no such key.
-            FailedPreconditionError: a rotation is under way already, or there are too many versions.
+            FailedPreconditionError: a rotation is under way already, or there are too many versions, or a standby
+                version would be where the ACTIVE one is.
+            RegionNotAllowedError: the tenant's keys may not be there.
             ProviderError: the provider did not make it.
         """
         period = self._settings.publish_period if publish_period is None else publish_period
 
         async def change() -> Key:
             key = self.get(name)
-            self._require_rotatable(key)
+            how = _in_provider(making or Making(), key.provider)
+            self._require_rotatable(key, how)
+            self._require_room(name)
             number = len(key.versions) + 1
-            async with self._generated(name.version(number), key.algorithm, key.provider) as made:
+            async with self._maker.made(name.version(number), key.algorithm, how, audit.principal) as made:
                 with self._hold(name):
-                    changed = self._rotated(key, made, period)
+                    changed = self._rotated(key, made, how, period)
                     version = changed.versions[-1]
-                    await audit({"keyVersion": str(version.name), "activateTime": version.activate_time})
+                    index = await audit({**made.details, "activateTime": version.activate_time})
+                    changed = replace(
+                        changed, versions=(*changed.versions[:-1], replace(version, ceremony_index=index))
+                    )
                     return await self._write(changed, request)
 
         return await self._to_the_end(name, change)
 
-    def _rotated(self, key: Key, made: KeyVersion, period: timedelta) -> Key:
+    def _rotated(self, key: Key, made: MadeVersion, how: Making, period: timedelta) -> Key:
         now = self._clock.now()
         start, state = _second(now + period), State.PUBLISHED if period else State.ACTIVE
-        version = replace(made, state=state, create_time=now, activate_time=start)
-        active = key.active_at(now)
-        return key.changed(version) if active is None else key.changed(_retired(active, start, now), version)
+        version = replace(made.version, state=state, create_time=now, activate_time=start)
+        active = key.active_at(now, standby=how.standby)
+        versions = [version] if active is None else [_retired(active, start, now), version]
+        return key.changed(*versions, failover=how.failover if how.standby else None)
 
-    def _require_rotatable(self, key: Key) -> None:
-        now = self._clock.now()
-        if any(one.state_at(now) is State.PUBLISHED for one in key.versions):
+    def require_standby_elsewhere(self, key: Key, provider: str) -> None:
+        """Refuse a standby version that would fail together with the version that it stands by.
+
+        Raises:
+            FailedPreconditionError: it would be in the same provider.
+        """
+        active = key.active_at(self._clock.now())
+        if provider == (active.provider if active is not None else key.provider):
+            raise FailedPreconditionError(
+                f"{key.name} signs in provider {provider}: a standby version there would fail together with it",
+                reason="STANDBY_IN_SAME_PROVIDER",
+                next_step="name another provider: sealkeeper providers list",
+            )
+
+    @contextmanager
+    def importing(self, tenant: str, public_key: bytes) -> Iterator[None]:
+        """Keep a public key for one import: a bundle must point at one version.
+
+        Raises:
+            AlreadyExistsError: a version of the tenant's has it, or it is just being imported.
+        """
+        known = self._public_keys[tenant]
+        if public_key in known:
+            raise AlreadyExistsError(
+                "a key version of the tenant has this public key already",
+                reason="PUBLIC_KEY_EXISTS",
+                next_step="use that version, or another key pair",
+            )
+        known.add(public_key)
+        try:
+            yield
+        except BaseException:
+            known.discard(public_key)
+            raise
+
+    def _require_rotatable(self, key: Key, how: Making) -> None:
+        if how.standby:
+            self.require_standby_elsewhere(key, how.provider)
+        if key.published_at(self._clock.now(), standby=how.standby) is not None:
             raise FailedPreconditionError(
                 f"{key.name} has a version that is PUBLISHED already",
                 reason="ROTATION_PENDING",
@@ -241,6 +317,14 @@ class Keys:
         if len(key.versions) >= MAX_VERSIONS:
             raise FailedPreconditionError(
                 f"{key.name} has {MAX_VERSIONS} versions", reason="VERSION_LIMIT", next_step="make a new key"
+            )
+
+    def _require_room(self, name: KeyName) -> None:
+        if self._weights[name.tenant] > MAX_WEIGHT:
+            raise FailedPreconditionError(
+                f"{name.tenant} has so many key versions that its trust root would become too large",
+                reason="KEY_LIMIT",
+                next_step="use another tenant for new keys",
             )
 
     async def set_state(
@@ -295,16 +379,16 @@ class Keys:
         changes = [moved]
         if current is State.PUBLISHED:
             # The version that was to retire in its favour goes on.
-            active = key.active_at(now)
+            active = key.active_at(now, standby=version.standby)
             if active is not None:
                 changes.append(replace(active, state=State.ACTIVE, retire_time=None))
         return changes
 
     def _activated(self, key: Key, version: KeyVersion, now: datetime) -> list[KeyVersion]:
         second = _second(now)
-        pending = next(
-            (one for one in key.versions if one.state_at(now) is State.PUBLISHED and one.name != version.name), None
-        )
+        pending = key.published_at(now, standby=version.standby)
+        if pending is not None and pending.name == version.name:
+            pending = None
         start = version.activate_time if version.activate_time and version.activate_time <= now else second
         changes = [
             replace(
@@ -313,7 +397,7 @@ class Keys:
                 retire_time=pending.activate_time if pending is not None else None,
             )
         ]
-        active = key.active_at(now)
+        active = key.active_at(now, standby=version.standby)
         if active is not None and active.name != version.name:
             changes.append(_retired(active, second, now))
         return changes
@@ -345,9 +429,7 @@ class Keys:
         if version not in key.versions:
             return key
         await audit(version)
-        provider = self._providers[version.provider]
-        if isinstance(provider, KeyDestroyer):
-            await provider.destroy(version.handle)
+        await self._providers[version.provider].destroy(version.handle)
         return await self._write(key.changed(replace(version, state=State.DESTROYED)), None)
 
     async def _to_the_end(self, name: KeyName, change: Callable[[], Awaitable[Key]]) -> Key:
@@ -378,56 +460,6 @@ class Keys:
             del self._held[name]
             held.set_result(None)
 
-    @asynccontextmanager
-    async def _generated(self, name: KeyVersionName, algorithm: str, provider: str) -> AsyncIterator[KeyVersion]:
-        """A version with a new key pair, which is destroyed again where the block does not make it durable."""
-        made = await self._generate(name, algorithm, provider)
-        try:
-            yield made
-        except BaseException:
-            await self._discard(made)
-            raise
-
-    async def _discard(self, version: KeyVersion) -> None:
-        provider = self._providers[version.provider]
-        try:
-            # A database that failed may have done it all the same: then the key is needed.
-            if isinstance(provider, KeyDestroyer) and not await self._table.has_version(version):
-                await provider.destroy(version.handle)
-        except (SealkeeperError, ProviderError) as error:
-            _log.error(
-                "a key of provider %s is left over, its handle is %r: %s", version.provider, version.handle, error
-            )
-
-    async def _generate(self, name: KeyVersionName, algorithm: str, provider_name: str) -> KeyVersion:
-        provider = self._providers.get(provider_name)
-        if provider is None:
-            known = ", ".join(sorted(self._providers))
-            raise NotFoundError(f"there is no provider {provider_name!r}; known are {known}", reason="PROVIDER_UNKNOWN")
-        if algorithm not in provider.info.algorithms:
-            raise AlgorithmNotSupportedError(
-                f"provider {provider_name} cannot do {algorithm}",
-                next_step=f"it can do {', '.join(sorted(provider.info.algorithms))}",
-            )
-        if self._weights[name.tenant] > MAX_WEIGHT:
-            raise FailedPreconditionError(
-                f"{name.tenant} has so many key versions that its trust root would become too large",
-                reason="KEY_LIMIT",
-                next_step="use another tenant for new keys",
-            )
-        now = self._clock.now()
-        made = await provider.generate(f"{name.tenant}.{name.key}.{name.number}"[:128], ALGORITHMS[algorithm])
-        return KeyVersion(
-            name,
-            State.PUBLISHED,
-            algorithm,
-            provider_name,
-            provider.info.protection_level,
-            made.handle,
-            made.public_key,
-            now,
-        )
-
     async def _write(self, key: Key, request: RequestRow[Key] | None) -> Key:
         await self._table.write(key, request.filled(key) if request is not None else None)
         tenant, before = key.name.tenant, self._keys.get(key.name)
@@ -436,7 +468,9 @@ class Keys:
             names.insert(bisect_right(names, key.name.key), key.name.key)
         self._keys[key.name] = key
         self._revisions[tenant] += 1
-        self._weights[tenant] += sum(map(_weight, key.versions[len(before.versions) if before else 0 :]))
+        new = key.versions[len(before.versions) if before else 0 :]
+        self._weights[tenant] += sum(map(_weight, new))
+        self._public_keys[tenant].update(one.public_key for one in new)
         return key
 
 
@@ -455,6 +489,10 @@ class StateChange:
     compromise_time: datetime | None = None
     destroy_delay: timedelta | None = None
     etag: str = ""
+
+
+def _in_provider(making: Making, provider: str) -> Making:
+    return making if making.provider else replace(making, provider=provider)
 
 
 def _compromise_time(version: KeyVersion, change: StateChange, now: datetime) -> datetime:

@@ -1,7 +1,8 @@
 """Resource names: parsed once, then carried as typed values.
 
 ``tenants/{tenant}``, ``tenants/{tenant}/keys/{key}``, ``tenants/{tenant}/keys/{key}/versions/{version}``,
-``logs/{log}`` (https://google.aip.dev/122). Every call makes some, so they are msgspec structs: made, hashed and
+``tenants/{tenant}/keyImports/{import}``, ``tenants/{tenant}/providers/{provider}``, ``logs/{log}``
+(https://google.aip.dev/122). Every call makes some, so they are msgspec structs: made, hashed and
 compared in C.
 """
 
@@ -18,6 +19,8 @@ ID = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _TENANT = re.compile(rf"tenants/({ID.pattern})")
 _KEY = re.compile(rf"tenants/({ID.pattern})/keys/({ID.pattern})")
 _VERSION = re.compile(rf"tenants/({ID.pattern})/keys/({ID.pattern})/versions/([1-9][0-9]{{0,8}})")
+_IMPORT = re.compile(rf"tenants/({ID.pattern})/keyImports/({ID.pattern})")
+_PROVIDER = re.compile(rf"tenants/({ID.pattern})/providers/({ID.pattern})")
 LOGS = ("transparency", "ct", "audit")
 
 
@@ -60,6 +63,26 @@ class KeyVersionName(msgspec.Struct, frozen=True):
         return KeyName(self.tenant, self.key)
 
 
+class KeyImportName(msgspec.Struct, frozen=True):
+    """``tenants/{tenant}/keyImports/{import}``."""
+
+    tenant: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/keyImports/{self.id}"
+
+
+class ProviderName(msgspec.Struct, frozen=True):
+    """``tenants/{tenant}/providers/{provider}``."""
+
+    tenant: str
+    provider: str
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/providers/{self.provider}"
+
+
 class LogName(msgspec.Struct, frozen=True):
     """``logs/{log}``."""
 
@@ -69,7 +92,7 @@ class LogName(msgspec.Struct, frozen=True):
         return f"logs/{self.log}"
 
 
-ResourceName: TypeAlias = TenantName | KeyName | KeyVersionName | LogName
+ResourceName: TypeAlias = TenantName | KeyName | KeyVersionName | KeyImportName | ProviderName | LogName
 
 
 def parse_id(text: str, field: str) -> str:
@@ -129,6 +152,28 @@ def parse_key_or_version_name(text: str, field: str) -> KeyName | KeyVersionName
     if match := _VERSION.fullmatch(text):
         return KeyVersionName(match[1], match[2], int(match[3]))
     raise InvalidRequestError.of(field, "must be tenants/{tenant}/keys/{key} or .../versions/{version}")
+
+
+def parse_import_name(text: str, field: str) -> KeyImportName:
+    """Parse ``tenants/{tenant}/keyImports/{import}``.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _IMPORT.fullmatch(text):
+        return KeyImportName(match[1], match[2])
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}/keyImports/{import}")
+
+
+def parse_provider_name(text: str, field: str) -> ProviderName:
+    """Parse ``tenants/{tenant}/providers/{provider}``.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _PROVIDER.fullmatch(text):
+        return ProviderName(match[1], match[2])
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}/providers/{provider}")
 
 
 def parse_log_name(text: str, field: str) -> LogName:

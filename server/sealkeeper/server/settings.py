@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9.-]{1,253}|\[[0-9a-f:]{2,39}\]):(?P<port>[0-9]{1,5})")
 _OTLP = re.compile(r"(?P<scheme>https?://)?(?P<address>.+)")
 _PREFIX, _DELIMITER = "SEALKEEPER_", "__"
@@ -64,6 +65,13 @@ def _identifier(value: str) -> str:
     return value
 
 
+def _region(value: str) -> str:
+    if value and not _REGION.fullmatch(value):
+        raise ValueError('must be 1 to 63 of a-z, 0-9 and "-", for example eu-central-1')
+    return value
+
+
+Region = Annotated[str, AfterValidator(_region)]
 Domain = Annotated[str, AfterValidator(_domain)]
 Address = Annotated[str, AfterValidator(_address)]
 OtlpEndpoint = Annotated[str, AfterValidator(_otlp_endpoint)]
@@ -136,11 +144,22 @@ class StorageSettings(_Section):
 
 
 class ProviderSettings(_Section):
-    """One HSM or KMS; ``environment`` is for its worker processes, and holds no secret."""
+    """One HSM or KMS.
+
+    Attributes:
+        uri: where it is.
+        workers: processes that it is used by. A store that takes long over a signature, as a network HSM does, is used
+            by as many calls at a time; cloud stores are used by sixteen a process anyway.
+        environment: for its worker processes; holds no secret.
+        region: where it is. A store that knows its region must say the same.
+        timeout: after which an answer to a request to sign is not waited for any more.
+    """
 
     uri: str = Field(min_length=1, max_length=2048)
     workers: int = Field(default=2, ge=1, le=64)
     environment: dict[str, str] = {}
+    region: Region = ""
+    timeout: timedelta = Field(default=timedelta(seconds=20), ge=timedelta(seconds=1), le=timedelta(minutes=10))
 
 
 class KeySettings(_Section):
@@ -204,6 +223,7 @@ class Settings(BaseSettings):
     providers: dict[Identifier, ProviderSettings] = Field(min_length=1)
     keys: KeySettings
     tenants: list[Identifier] = Field(min_length=1)
+    residency: dict[Identifier, Annotated[list[Region], Field(min_length=1)]] = {}
     certificates: CertificateSettings = CertificateSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
@@ -211,6 +231,15 @@ class Settings(BaseSettings):
     def _default_provider_is_known(self) -> Settings:
         if self.keys.default_provider not in self.providers:
             raise ValueError(f"keys.default_provider: there is no [providers.{self.keys.default_provider}]")
+        return self
+
+    @model_validator(mode="after")
+    def _residents_are_tenants(self) -> Settings:
+        for tenant, regions in self.residency.items():
+            if tenant not in self.tenants:
+                raise ValueError(f"residency.{tenant}: there is no such tenant in tenants")
+            if "" in regions:
+                raise ValueError(f"residency.{tenant}: a region must not be empty")
         return self
 
     @classmethod

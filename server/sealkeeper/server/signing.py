@@ -8,48 +8,44 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import deque
 from collections.abc import Mapping, Sequence
-from contextvars import Context
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
 import msgspec
 from cryptography import x509
 
-from sealkeeper.hsm import ALGORITHMS, Algorithm, KeyProvider, ProviderError
+from sealkeeper.hsm import ALGORITHMS, Algorithm, ProviderError
 from sealkeeper.server.audit import OK
 from sealkeeper.server.bundle import BundleTemplate
 from sealkeeper.server.calls import Call
 from sealkeeper.server.certificates import KeyCertificates
 from sealkeeper.server.clock import SteadyClock
+from sealkeeper.server.configured_provider import OUT_OF_REACH, ConfiguredProvider
 from sealkeeper.server.entry import EntryTemplate, LoggedSignature, parse_entry
 from sealkeeper.server.errors import (
     ClockWentBackError,
     FailedPreconditionError,
     InvalidRequestError,
-    OverloadedError,
+    RegionNotAllowedError,
     UnavailableError,
 )
-from sealkeeper.server.key import KeyVersion, State
+from sealkeeper.server.key import Failover, KeyVersion, State
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.log import TRANSPARENCY, Inclusion, LogReader, Sequencer, Submission
+from sealkeeper.server.residency import Residency
 from sealkeeper.server.resources import KeyName, KeyVersionName
+from sealkeeper.server.signing_lane import SigningLane
 from sealkeeper.server.telemetry import Telemetry
 from sealkeeper.server.timestamping import TimestampAuthority
 from sealkeeper.verify.dsse import pae
 
 MAX_ITEMS = 1000
+"""Contents of a request."""
 MAX_MESSAGE = 4 * 1024 * 1024
 _ATTEMPTS = 3
-# A batch that is worth its way goes while others are under way: one is with the provider, one with the logs.
-_FULL = 64
-_PARALLEL = 4
-_BATCH_BYTES = 8 * 1024 * 1024
-_MOST_WAITING = 20_000
-_MOST_BYTES = 256 * 1024 * 1024
 # Bytes of artifacts' names in an audit record.
 _MOST_NAMES = 16 * 1024
 WITHHELD = "WITHHELD"
@@ -145,6 +141,7 @@ class _Job:
 
     __slots__ = (
         "call",
+        "count",
         "entry_of",
         "fingerprint",
         "first_index",
@@ -153,6 +150,7 @@ class _Job:
         "material",
         "prepared",
         "signatures",
+        "tenant",
         "version",
     )
 
@@ -171,6 +169,8 @@ class _Job:
         self.entry_of = entry_of
         self.call = call
         self.fingerprint = fingerprint
+        self.tenant = version.name.tenant
+        self.count = len(prepared)
         self.length = sum(len(one.payload) for one in prepared)
         self.signatures: Sequence[bytes] = ()
         self.first_index = 0
@@ -212,11 +212,16 @@ class _Job:
 class Signing:
     """Signs. Requests that come while others are under way go through provider and log together.
 
+    While the provider of a key's ACTIVE version does not answer, the key's standby version signs, if that is what its
+    custodian wants; the audit record says so. The provider is asked again as soon as its circuit breaker lets one try,
+    so signing goes back to it by itself.
+
     Args:
         keys: whose versions sign.
         providers: by name.
         stamper: says when.
         certificates: of the keys, for bundles with a certificate.
+        residency: of the tenants.
         logs: where everything is recorded.
         log_id: of the transparency log.
         clock: the time.
@@ -226,9 +231,10 @@ class Signing:
     def __init__(
         self,
         keys: Keys,
-        providers: Mapping[str, KeyProvider],
+        providers: Mapping[str, ConfiguredProvider],
         stamper: TimestampAuthority,
         certificates: KeyCertificates,
+        residency: Residency,
         logs: Sequencer,
         log_id: bytes,
         clock: SteadyClock,
@@ -238,15 +244,12 @@ class Signing:
         self._providers = providers
         self._stamper = stamper
         self._certificates = certificates
+        self._residency = residency
         self._logs = logs
         self._log_id = log_id
         self._clock = clock
         self._telemetry = telemetry
-        self._under_way = 0
-        self._waiting: deque[_Job] = deque()
-        self._waiting_items = 0
-        self._waiting_bytes = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._lanes = {name: SigningLane(one, self._do) for name, one in providers.items()}
         # By verifier: a public key or a certificate, DER.
         self._templates: dict[bytes, tuple[EntryTemplate, BundleTemplate]] = {}
 
@@ -273,9 +276,10 @@ class Signing:
             ProviderError: the provider did not sign.
             LogError: what was signed could not be recorded; it is thrown away.
         """
+        failed: ProviderError | None = None
         for _ in range(_ATTEMPTS):
             await self._keys.settled(name)
-            version = self._keys.signing_version(name, self._clock.now())
+            version = self._version(name, failed, call)
             prepared = await _prepare_all(contents, ALGORITHMS[version.algorithm])
             if material is Material.PUBLIC_KEY:
                 entry_of, bundle_of = self._templates_for(version, version.public_key, is_certificate=False)
@@ -283,25 +287,81 @@ class Signing:
                 certificate = await self._certificates.get(str(version.name.parent), version.public_key)
                 entry_of, bundle_of = self._templates_for(version, certificate.der, is_certificate=True)
             job = _Job(version, prepared, material, entry_of, call, fingerprint)
-            made = await self._in_turn(job)
+            self._lanes[version.provider].put(job)
+            try:
+                made = await job.made
+            except OUT_OF_REACH as error:
+                if version.standby or isinstance(name, KeyVersionName):
+                    raise
+                failed = error
+                continue
             if made is None:
                 continue
             if not await self._still_signs(name, version):
                 await self._withhold([job])
                 continue
-            self._telemetry.signatures(version.name.tenant, version.algorithm, len(prepared))
+            self._count(version, len(prepared), call)
             call.recorded = True
             signatures = [
                 _signature(bundle_of, one, signature, entry, inclusion, stamp)
                 for one, (signature, entry, inclusion, stamp) in zip(prepared, made, strict=True)
             ]
             return Signed(str(version.name), material, tuple(signatures), tuple(one[3] for one in made))
-        raise UnavailableError("the key's versions change too quickly", next_step="retry")
+        raise failed or UnavailableError("the key's versions change too quickly", next_step="retry")
+
+    def _version(self, name: KeyName | KeyVersionName, failed: ProviderError | None, call: Call) -> KeyVersion:
+        """The version that signs: the ACTIVE one, or while its provider is out of reach the one that stands by.
+
+        Raises:
+            NotFoundError, FailedPreconditionError: there is no such key, or it does not sign.
+            RegionNotAllowedError: the ACTIVE version is where the tenant's keys may not be.
+            ProviderError: ``failed``, where nothing stands by.
+        """
+        version = self._keys.signing_version(name, self._clock.now())
+        provider = self._providers[version.provider]
+        self._residency.require(version.name.tenant, provider.region, provider.name, "sign")
+        call.details.pop("failover", None)
+        if failed is None and provider.available:
+            return version
+        standby = self._standby(name)
+        if standby is not None:
+            reason = failed.reason if failed is not None else "CIRCUIT_OPEN"
+            call.details["failover"] = {"from": str(version.name), "provider": version.provider, "reason": reason}
+            return standby
+        if failed is not None:
+            raise failed
+        # It is asked all the same: its error says when to come back.
+        return version
+
+    def _standby(self, name: KeyName | KeyVersionName) -> KeyVersion | None:
+        """The version that may sign now in the place of the ACTIVE one."""
+        if isinstance(name, KeyVersionName):
+            return None
+        key = self._keys.get(name)
+        standby = key.active_at(self._clock.now(), standby=True)
+        if standby is None or key.failover is not Failover.AUTOMATIC:
+            return None
+        provider = self._providers[standby.provider]
+        try:
+            self._residency.require(name.tenant, provider.region, provider.name, "failover")
+        except RegionNotAllowedError:
+            return None
+        return standby if provider.available else None
+
+    def _count(self, version: KeyVersion, count: int, call: Call) -> None:
+        tenant = version.name.tenant
+        self._telemetry.signatures(tenant, version.algorithm, count)
+        failover = call.details.get("failover")
+        if failover is not None:
+            self._telemetry.failover(tenant, failover["provider"], version.provider, count)
 
     async def _still_signs(self, name: KeyName | KeyVersionName, version: KeyVersion) -> bool:
         """Whether what a version has signed may leave: a custodian may have switched it off meanwhile."""
         await self._keys.settled(name)
         try:
+            if version.standby and isinstance(name, KeyName):
+                standby = self._keys.get(name).active_at(self._clock.now(), standby=True)
+                return standby is not None and standby.name == version.name
             return self._keys.signing_version(name, self._clock.now()).name == version.name
         except (FailedPreconditionError, ClockWentBackError):
             return False
@@ -312,60 +372,12 @@ class Signing:
         records = [job.call.audit_record(now, WITHHELD, **job.details(), logIndex=job.first_index) for job in jobs]
         await self._logs.submit(Submission(audit=records))
 
-    async def _in_turn(self, job: _Job) -> Sequence[_Made] | None:
-        """Have a job done, together with all that come at the same time or while others are under way."""
-        if self._waiting_items + len(job.prepared) > _MOST_WAITING or self._waiting_bytes + job.length > _MOST_BYTES:
-            raise OverloadedError("too many signatures are being asked for", retry_after=timedelta(milliseconds=200))
-        self._waiting.append(job)
-        self._waiting_items += len(job.prepared)
-        self._waiting_bytes += job.length
-        if not self._under_way:
-            self._under_way = 1
-            self._linger(-1)
-        elif self._waiting_items >= _FULL and self._under_way < _PARALLEL:
-            self._start_batch()
-        return await job.made
-
-    def _start_batch(self) -> None:
-        """Start with what waits, as much as fits into a batch."""
-        batch: list[_Job] = []
-        items = length = 0
-        while self._waiting:
-            job = self._waiting[0]
-            if batch and (items + len(job.prepared) > MAX_ITEMS or length + job.length > _BATCH_BYTES):
-                break
-            batch.append(self._waiting.popleft())
-            items += len(job.prepared)
-            length += job.length
-        self._waiting_items -= items
-        self._waiting_bytes -= length
-        self._under_way += 1
-        # Of no call's context: what is done for all of them together belongs to none.
-        task = asyncio.create_task(self._do(batch), context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _do(self, jobs: Sequence[_Job]) -> None:
         try:
             await self._sign_and_record(jobs)
         except Exception as error:  # noqa: BLE001  (every caller gets it)
             for job in jobs:
                 job.fail(error)
-        finally:
-            self._linger(-1)
-
-    def _linger(self, before: int) -> None:
-        """Go on to the next batch, once no request has come in a turn of the loop.
-
-        Calls arrive a few in a turn. To take in all that have arrived costs less than a batch for each few of them: by
-        itself a batch costs several times what a request does.
-        """
-        if before < self._waiting_items < _FULL:
-            asyncio.get_running_loop().call_soon(self._linger, self._waiting_items)
-            return
-        self._under_way -= 1
-        if self._waiting:
-            self._start_batch()
 
     async def _sign_and_record(self, jobs: Sequence[_Job]) -> None:
         """The way of a batch: the provider signs, then the timestamp authority stamps while the logs record."""

@@ -37,6 +37,10 @@ CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (errors.UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (hsm.AlgorithmNotSupportedError, grpc.StatusCode.INVALID_ARGUMENT),
     (hsm.PayloadError, grpc.StatusCode.INVALID_ARGUMENT),
+    (hsm.WrappedKeyError, grpc.StatusCode.INVALID_ARGUMENT),
+    (hsm.WeakKeyError, grpc.StatusCode.INVALID_ARGUMENT),
+    (hsm.ImportNotSupportedError, grpc.StatusCode.INVALID_ARGUMENT),
+    (hsm.ImportExpiredError, grpc.StatusCode.FAILED_PRECONDITION),
     (hsm.ProviderError, grpc.StatusCode.UNAVAILABLE),
     (log.IndexOutOfRangeError, grpc.StatusCode.OUT_OF_RANGE),
     (log.EntryTooLargeError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -51,13 +55,25 @@ _NEXT_STEPS = {
     "LOG_OVERLOADED": "retry after a while, or spread the load over more time",
     "STORAGE_FULL": "free space on the gateway's log volume; nothing was recorded or lost",
     "PROVIDER_UNAVAILABLE": "retry; if it stays so, run sealkeeper doctor on the gateway's machine",
+    "PROVIDER_THROTTLED": "retry after the time given, or ask the key store's owner for a higher rate",
+    "PROVIDER_SEALED": "have the key store unsealed, then retry",
+    "WRAPPED_KEY_REFUSED": "wrap the right key anew: sealkeeper keys import wrap",
+    "WEAK_KEY": "make a new key pair with a current version of a known tool",
     "REQUEST_MALFORMED": "send one message of the method's request type, as the contract has it",
     "REQUEST_TOO_LARGE": "sign or verify the digest instead of the message, or send fewer items",
     "METHOD_UNKNOWN": "check that client and gateway are of the same version of the contract",
     "OVERLOADED": "retry after a while, or spread the load over more time",
     "INDEX_OUT_OF_RANGE": "ask for the newest checkpoint first",
 }
-_RETRY = {"LOG_OVERLOADED": timedelta(milliseconds=200), "STORAGE_FULL": timedelta(seconds=5)}
+_RETRY = {
+    "LOG_OVERLOADED": timedelta(milliseconds=200),
+    "STORAGE_FULL": timedelta(seconds=5),
+    "PROVIDER_UNAVAILABLE": timedelta(seconds=1),
+    "PROVIDER_TIMEOUT": timedelta(seconds=1),
+    "PROVIDER_THROTTLED": timedelta(seconds=1),
+    "PROVIDER_SEALED": timedelta(seconds=10),
+    "PROVIDER_PERMISSION_DENIED": timedelta(seconds=10),
+}
 _INTERNAL = "something went wrong inside the gateway; its log lines say what"
 
 

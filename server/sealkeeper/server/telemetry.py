@@ -94,6 +94,39 @@ class ObservedLogs(Protocol):
         ...
 
 
+class ObservedHealth(Protocol):
+    """What is measured of a provider's health; see ``configured_provider.py``."""
+
+    @property
+    def circuit(self) -> str:
+        """CLOSED while it is used."""
+        ...
+
+    @property
+    def error_rate(self) -> float:
+        """Share of its newest operations that failed for want of an answer."""
+        ...
+
+    @property
+    def last_success(self) -> datetime | None:
+        """When it last did what it was asked."""
+        ...
+
+
+class ObservedProvider(Protocol):
+    """A provider whose health is measured."""
+
+    @property
+    def health(self) -> ObservedHealth:
+        """How it is."""
+        ...
+
+    @property
+    def region(self) -> str:
+        """Where it is."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Purpose:
     """What an operation of a provider is for; see ``Telemetry.signing_for``."""
@@ -161,6 +194,8 @@ class Telemetry:
         self._meter = meter
         self._refused: Counter[tuple[str, str, str]] = Counter()
         self._signed: Counter[tuple[str, str]] = Counter()
+        self._failovers: Counter[tuple[str, str, str]] = Counter()
+        self._residency: Counter[tuple[str, str, str]] = Counter()
         self._watch_counts()
 
     def call(self, method: str, tenant: str, role: str, outcome: str, seconds: float) -> None:
@@ -172,6 +207,14 @@ class Telemetry:
     def signatures(self, tenant: str, algorithm: str, count: int) -> None:
         """Count released signatures."""
         self._signed[tenant, algorithm] += count
+
+    def failover(self, tenant: str, provider: str, standby: str, count: int) -> None:
+        """Count signatures that a standby version in one provider made in the place of one in another."""
+        self._failovers[tenant, provider, standby] += count
+
+    def residency_refusal(self, tenant: str, region: str, operation: str) -> None:
+        """Count what was refused since it would have been done in a region that the tenant does not allow."""
+        self._residency[tenant, region, operation] += 1
 
     def provider_operation(self, provider: str, operation: str, outcome: str, seconds: float) -> None:
         """Measure one operation of a provider."""
@@ -194,9 +237,19 @@ class Telemetry:
             for (tenant, algorithm), count in list(self._signed.items()):
                 yield Observation(count, {"tenant": tenant, "algorithm": algorithm})
 
+        def failovers(_: CallbackOptions) -> Iterator[Observation]:
+            for (tenant, provider, standby), count in list(self._failovers.items()):
+                yield Observation(count, {"tenant": tenant, "provider": provider, "standby": standby})
+
+        def residency(_: CallbackOptions) -> Iterator[Observation]:
+            for (tenant, region, operation), count in list(self._residency.items()):
+                yield Observation(count, {"tenant": tenant, "region": region, "operation": operation})
+
         create = self._meter.create_observable_counter
         create("sealkeeper.refusals", [refusals], description="Calls refused, by reason")
         create("sealkeeper.signatures", [signatures], description="Signatures released")
+        create("sealkeeper.failovers", [failovers], description="Signatures made by standby versions")
+        create("sealkeeper.residency.refusals", [residency], description="Refused for the region, by operation")
 
     def watch_logs(self, logs: ObservedLogs) -> None:
         """Observe the logs' sizes and the age of their checkpoints."""
@@ -218,6 +271,27 @@ class Telemetry:
         self._meter.create_observable_gauge(
             "sealkeeper.sequencer.pending", [pending], "{entry}", "Entries waiting for the sequencer"
         )
+
+    def watch_providers(self, providers: Mapping[str, ObservedProvider]) -> None:
+        """Observe how the providers are, by name."""
+
+        def circuits(_: CallbackOptions) -> Iterator[Observation]:
+            for name, one in providers.items():
+                yield Observation(int(one.health.circuit == "CLOSED"), {"provider": name, "region": one.region})
+
+        def error_rates(_: CallbackOptions) -> Iterator[Observation]:
+            for name, one in providers.items():
+                yield Observation(one.health.error_rate, {"provider": name})
+
+        def successes(_: CallbackOptions) -> Iterator[Observation]:
+            for name, one in providers.items():
+                if one.health.last_success is not None:
+                    yield Observation(one.health.last_success.timestamp(), {"provider": name})
+
+        create = self._meter.create_observable_gauge
+        create("sealkeeper.provider.up", [circuits], description="1 while the provider is used, 0 while left alone")
+        create("sealkeeper.provider.error.rate", [error_rates], "1", "Share of newest operations without an answer")
+        create("sealkeeper.provider.last.success", [successes], "s", "Unix time of the last operation that went well")
 
     def call_span(self, name: str, metadata: Mapping[str, str | bytes]) -> AbstractContextManager[trace.Span]:
         """A span around a call; a refusal's text is not recorded, its reason is set by the caller.

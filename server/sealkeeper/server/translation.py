@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import google_crc32c
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from sealkeeper.hsm import Attestation, KeyEvidence, Origin, WrapMethod
 from sealkeeper.server.errors import InvalidRequestError
-from sealkeeper.server.key import Key, KeyVersion
+from sealkeeper.server.key import Failover, Key, KeyVersion
 from sealkeeper.server.resources import ID
 from sealkeeper.v1 import resources_pb2
 
@@ -22,11 +24,25 @@ MAX_PAGE = 1000
 DEFAULT_PAGE = 100
 _MAX_TOKEN = 128
 _NOT_OURS = "must be the next_page_token of the page before"
+_LABEL = re.compile(r"[a-z0-9._-]{1,63}")
+_MAX_LABELS = 32
+_MAX_LABEL = 128
+MAX_PUBLISH_PERIOD = timedelta(days=90)
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _HASHES: dict[int, str] = {
     one.number: one.name.removeprefix("HASH_ALGORITHM_")
     for one in resources_pb2.HashAlgorithm.DESCRIPTOR.values
     if one.number != 0
+}
+_ORIGINS = {
+    Origin.GENERATED: resources_pb2.KEY_ORIGIN_GENERATED,
+    Origin.IMPORTED: resources_pb2.KEY_ORIGIN_IMPORTED,
+    Origin.UNKNOWN: resources_pb2.KEY_ORIGIN_UNSPECIFIED,
+}
+_FAILOVERS = {
+    Failover.NONE: resources_pb2.FAILOVER_UNSPECIFIED,
+    Failover.AUTOMATIC: resources_pb2.FAILOVER_AUTOMATIC,
+    Failover.MANUAL: resources_pb2.FAILOVER_MANUAL,
 }
 KEY_FIELDS = tuple(field.name for field in resources_pb2.Key.DESCRIPTOR.fields)
 
@@ -111,7 +127,7 @@ def period_of(message: Duration, field: str) -> timedelta:
 
 def key_message(key: Key, now: datetime, fields: Sequence[str] = KEY_FIELDS) -> resources_pb2.Key:
     """A key, with these fields filled."""
-    active = key.active_at(now)
+    active, standby = key.active_at(now), key.active_at(now, standby=True)
     message = resources_pb2.Key(
         name=str(key.name),
         algorithm=algorithm_value(key.algorithm),
@@ -120,6 +136,8 @@ def key_message(key: Key, now: datetime, fields: Sequence[str] = KEY_FIELDS) -> 
         labels=dict(key.labels),
         create_time=timestamp(key.create_time),
         etag=key.etag,
+        standby_version=str(standby.name) if standby is not None else "",
+        failover=_FAILOVERS[key.failover],
     )
     for field in KEY_FIELDS:
         if field not in fields:
@@ -130,13 +148,12 @@ def key_message(key: Key, now: datetime, fields: Sequence[str] = KEY_FIELDS) -> 
 def version_message(version: KeyVersion, now: datetime) -> resources_pb2.KeyVersion:
     """A key version."""
     state = resources_pb2.KeyVersionState.Value(f"KEY_VERSION_STATE_{version.state_at(now)}")
-    level = resources_pb2.ProtectionLevel.Value(f"PROTECTION_LEVEL_{version.protection_level}")
     return resources_pb2.KeyVersion(
         name=str(version.name),
         state=state,
         algorithm=algorithm_value(version.algorithm),
         provider=version.provider,
-        protection_level=level,
+        protection_level=protection_level_value(version.protection_level),
         public_key=version.public_key,
         public_key_crc32c=crc32c(version.public_key),
         hint=version.hint,
@@ -145,7 +162,84 @@ def version_message(version: KeyVersion, now: datetime) -> resources_pb2.KeyVers
         retire_time=timestamp(version.retire_time),
         compromise_time=timestamp(version.compromise_time),
         destroy_time=timestamp(version.destroy_time),
+        region=version.region,
+        standby=version.standby,
+        origin=_ORIGINS[version.origin],
     )
+
+
+def evidence_message(evidence: KeyEvidence) -> resources_pb2.KeyEvidence:
+    """What a store says of a private key."""
+    return resources_pb2.KeyEvidence(
+        protection_level=protection_level_value(evidence.protection_level),
+        origin=_ORIGINS[evidence.origin],
+        exportable=evidence.exportable,
+        claims=dict(evidence.claims),
+        attestation=attestation_message(evidence.attestation),
+    )
+
+
+def attestation_message(attestation: Attestation | None) -> resources_pb2.Attestation | None:
+    """A store's signed statement."""
+    if attestation is None:
+        return None
+    return resources_pb2.Attestation(
+        format=attestation.format, content=attestation.content, certificates=attestation.certificates
+    )
+
+
+def protection_level_value(level: str) -> resources_pb2.ProtectionLevel.ValueType:
+    """Number of a protection level."""
+    return resources_pb2.ProtectionLevel.Value(f"PROTECTION_LEVEL_{level}")
+
+
+def wrap_method_value(method: WrapMethod) -> resources_pb2.WrapMethod.ValueType:
+    """Number of a wrap method."""
+    return resources_pb2.WrapMethod.Value(f"WRAP_METHOD_{method}")
+
+
+def failover_of(value: int, field: str) -> Failover:
+    """When a standby version signs; AUTOMATIC where that is not said.
+
+    Raises:
+        InvalidRequestError: not a known number.
+    """
+    if value == resources_pb2.FAILOVER_UNSPECIFIED:
+        return Failover.AUTOMATIC
+    for failover, number in _FAILOVERS.items():
+        if number == value:
+            return failover
+    raise InvalidRequestError.of(field, "must be AUTOMATIC or MANUAL")
+
+
+def labels_of(labels: Mapping[str, str], field: str) -> dict[str, str]:
+    """A key's labels.
+
+    Raises:
+        InvalidRequestError: too many, or a name or value that is not allowed.
+    """
+    if len(labels) > _MAX_LABELS:
+        raise InvalidRequestError.of(field, f"has {len(labels)} labels; at most {_MAX_LABELS} are allowed")
+    for name, value in labels.items():
+        if not _LABEL.fullmatch(name):
+            raise InvalidRequestError.of(field, f'{name[:64]!r}: names are 1 to 63 of a-z, 0-9, "-", "_", "."')
+        if len(value) > _MAX_LABEL:
+            raise InvalidRequestError.of(f"{field}[{name}]", f"has more than {_MAX_LABEL} characters")
+    return dict(labels)
+
+
+def publish_period_of(request: Message, message: Duration) -> timedelta | None:
+    """How long a new version stays PUBLISHED; ``None`` where the request leaves that to the gateway.
+
+    Raises:
+        InvalidRequestError: out of bounds.
+    """
+    if not request.HasField("publish_period"):
+        return None
+    period = period_of(message, "publish_period")
+    if not timedelta(0) <= period <= MAX_PUBLISH_PERIOD:
+        raise InvalidRequestError.of("publish_period", "must be from 0 s to 90 days")
+    return period
 
 
 def mask_of(mask: FieldMask, field: str) -> Sequence[str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select
 
-from sealkeeper.hsm import ProtectionLevel
-from sealkeeper.server.key import Key, KeyVersion, State
+from sealkeeper.hsm import Origin, ProtectionLevel
+from sealkeeper.server.key import Failover, Key, KeyVersion, State
 from sealkeeper.server.resources import KeyName, KeyVersionName
 from sealkeeper.server.store.database import Database
 from sealkeeper.server.store.schema import key_versions, keys, requests
@@ -43,7 +43,7 @@ class KeyTable:
 
         await self._database.run(work)
 
-    async def has_version(self, version: KeyVersion) -> bool:
+    async def has_version(self, name: KeyVersionName, handle: str) -> bool:
         """Whether a version, with its handle, is in the database.
 
         Raises:
@@ -51,8 +51,7 @@ class KeyTable:
         """
 
         def work(connection: Connection) -> bool:
-            name = version.name
-            where = {"tenant": name.tenant, "key": name.key, "number": name.number, "handle": version.handle}
+            where = {"tenant": name.tenant, "key": name.key, "number": name.number, "handle": handle}
             return connection.execute(select(key_versions.c.number).filter_by(**where)).first() is not None
 
         return await self._database.run(work)
@@ -84,6 +83,7 @@ def _key_row(key: Key) -> dict[str, Any]:
         "labels": dict(key.labels),
         "create_time": key.create_time,
         "revision": key.revision,
+        "failover": key.failover.value,
     }
 
 
@@ -103,11 +103,24 @@ def _version_row(version: KeyVersion) -> dict[str, Any]:
         "compromise_time": version.compromise_time,
         "destroy_time": version.destroy_time,
         "disabled": version.disabled,
+        "region": version.region,
+        "standby": version.standby,
+        "origin": version.origin.value,
+        "ceremony_index": version.ceremony_index,
     }
 
 
 def _key(row: Row[Any], name: KeyName, versions: tuple[KeyVersion, ...]) -> Key:
-    return Key(name, row.algorithm, row.provider, row.labels, row.create_time, row.revision, versions)
+    return Key(
+        name,
+        row.algorithm,
+        row.provider,
+        row.labels,
+        row.create_time,
+        row.revision,
+        versions,
+        Failover(row.failover),
+    )
 
 
 def _version(row: Row[Any], algorithm: str) -> KeyVersion:
@@ -125,4 +138,8 @@ def _version(row: Row[Any], algorithm: str) -> KeyVersion:
         row.compromise_time,
         row.destroy_time,
         row.disabled,
+        row.region,
+        row.standby,
+        Origin(row.origin),
+        row.ceremony_index,
     )

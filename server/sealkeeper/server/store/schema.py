@@ -50,6 +50,7 @@ keys = Table(
     Column("labels", JSON, nullable=False),
     Column("create_time", UtcTime, nullable=False),
     Column("revision", BigInteger, nullable=False),
+    Column("failover", String(16), nullable=False),
 )
 
 key_versions = Table(
@@ -69,7 +70,35 @@ key_versions = Table(
     Column("compromise_time", UtcTime),
     Column("destroy_time", UtcTime),
     Column("disabled", Boolean, nullable=False),
+    Column("region", String(63), nullable=False),
+    Column("standby", Boolean, nullable=False),
+    Column("origin", String(16), nullable=False),
+    Column("ceremony_index", BigInteger),
     ForeignKeyConstraint(["tenant", "key"], ["keys.tenant", "keys.key"]),
+)
+
+key_imports = Table(
+    "key_imports",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("id", String(63), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("key", String(63), nullable=False),
+    Column("algorithm", String(64), nullable=False),
+    Column("provider", String(63), nullable=False),
+    Column("region", String(63), nullable=False),
+    Column("standby", Boolean, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("begun_by", String(256), nullable=False),
+    Column("wrapping_state", LargeBinary, nullable=False),
+    Column("wrapping_key", LargeBinary, nullable=False),
+    Column("methods", JSON, nullable=False),
+    Column("attestation", JSON),
+    Column("create_time", UtcTime, nullable=False),
+    Column("expire_time", UtcTime, nullable=False),
+    Column("close_time", UtcTime),
+    Column("key_version", String(200), nullable=False),
+    Column("left_over", Boolean, nullable=False),
 )
 
 requests = Table(
