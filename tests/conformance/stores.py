@@ -9,13 +9,15 @@ from pathlib import Path
 from tests.stores.aws import moto_kms
 from tests.stores.azure_vault import azure_vault
 from tests.stores.google_kms import google_kms
+from tests.stores.openbao import openbao
 from tests.stores.softhsm import softhsm
 from tests.stores.software import software
 
 STORES: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
     "software": software,
     "softhsm": softhsm,
-    "awskms": moto_kms,
-    "gcpkms": google_kms,
     "azurekv": azure_vault,
+    "gcpkms": google_kms,
+    "awskms": moto_kms,
+    "openbao": openbao,
 }

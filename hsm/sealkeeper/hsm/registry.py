@@ -31,9 +31,10 @@ class _Store:
 _STORES = {
     "awskms": _Store("awskms", "AwsKmsBackend", "boto3", "aws"),
     "software": _Store("software", "SoftwareBackend"),
-    "azurekv": _Store("azurekv", "AzureKeyVaultBackend", "azure.keyvault.keys", "azure"),
     "gcpkms": _Store("gcpkms", "GcpKmsBackend", "google.cloud.kms_v1", "gcp"),
+    "azurekv": _Store("azurekv", "AzureKeyVaultBackend", "azure.keyvault.keys", "azure"),
     "pkcs11": _Store("pkcs11", "Pkcs11Backend", "pkcs11", "pkcs11"),
+    "transit": _Store("transit", "TransitBackend", "hvac", "transit"),
 }
 """By URI scheme."""
 
