@@ -462,6 +462,17 @@ def test_the_one_file_takes_a_passphrase_from_a_file(tool: Path) -> None:
         assert "471" not in done.stderr + done.stdout
 
 
+def test_the_one_file_does_not_ask_where_typing_would_be_seen(tool: Path) -> None:
+    (tool.parent / "locked.pem").write_bytes(encrypted(private_key("secp256r1"), serialization.Encoding.PEM, b"sesame"))
+    command = [sys.executable, "-I", "wrap.py", "locked.pem", "-o", "wrapped.json"]
+    done = subprocess.run(
+        command, cwd=tool.parent, input="sesame\n", capture_output=True, text=True, start_new_session=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--passphrase-file" in done.stderr
+    assert not (tool.parent / "wrapped.json").exists()
+
+
 def test_the_one_file_asks_for_a_passphrase_and_does_not_show_it(tool: Path) -> None:
     (tool.parent / "locked.pem").write_bytes(encrypted(private_key("secp256r1"), serialization.Encoding.PEM, b"sesame"))
     child, terminal = pty.fork()

@@ -26,11 +26,13 @@ import re
 import secrets
 import stat
 import sys
+import warnings
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cryptography
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, keywrap, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
@@ -178,7 +180,10 @@ def load_private_key(content: bytes, passphrase: bytes | None = None) -> Private
         ) from None
     except ValueError:
         what = "the passphrase is wrong, or the private key" if passphrase is not None else "the private key"
-        raise KeyWrappingError(f"{what} is damaged, or not in PEM or in DER (PKCS#8)") from None
+        raise KeyWrappingError(
+            f"{what} is damaged, not in PEM or in DER (PKCS#8), or of a kind that this machine's cryptography "
+            f"({cryptography.__version__}) does not know"
+        ) from None
 
 
 def check_private_key(key: PrivateKeyTypes, algorithm: str) -> None:
@@ -305,7 +310,7 @@ Next:
     it differs, destroy {output}: somebody else could unwrap it.
  2. Write the second one down for whoever finishes the import, and hand them the public key by another way.
  3. Carry {output} back, and finish there before {document.expire_time:%Y-%m-%d %H:%M:%S} UTC:
-    sealkeeper keys import finish wrapped.json --public-key PUBLIC_KEY.pem
+    sealkeeper keys import finish {output.name} --public-key PUBLIC_KEY.pem
  4. Switch this machine off: the private key may be left in its memory until then.
 """
 
@@ -455,8 +460,17 @@ def _private_key(path: Path, passphrase_file: Path | None) -> PrivateKeyTypes:
         return load_private_key(content)
     except PassphraseNeededError:
         pass
+    return load_private_key(content, _asked())
+
+
+def _asked() -> bytes:
     try:
-        return load_private_key(content, getpass.getpass("Passphrase of the private key: ").encode())
+        with warnings.catch_warnings():
+            # Where there is no terminal, it would be shown while it is typed.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            return getpass.getpass("Passphrase of the private key: ").encode()
+    except getpass.GetPassWarning:
+        raise KeyWrappingError("there is no terminal to ask for the passphrase: use --passphrase-file") from None
     except (EOFError, KeyboardInterrupt):
         raise KeyWrappingError("no passphrase was given") from None
 
