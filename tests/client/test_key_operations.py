@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
-import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
@@ -19,8 +17,8 @@ from sealkeeper.client.errors import CorruptAnswerError, InvalidRequestError
 from sealkeeper.client.operations import crc32c
 from sealkeeper.client.retry import RetryPolicy
 from sealkeeper.server.errors import UnavailableError as ServerUnavailableError
-from sealkeeper.server.status import status_of
 from sealkeeper.v1 import key_import_pb2, key_pb2, provider_pb2, resources_pb2
+from tests.client.answering import Gateway
 
 PARENT = "tenants/acme"
 KEY = f"{PARENT}/keys/release"
@@ -134,34 +132,11 @@ CALLS: list[tuple[Callable[[Any], Any], Any, Any]] = [
 ]
 
 
-class Gateway(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it has arguments in its stubs only
-    """Answers every method, after it has refused with what is in ``errors``; remembers the requests."""
-
-    def __init__(self) -> None:
-        self.requests: list[bytes] = []
-        self.errors: list[Exception] = []
-
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
-        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
-            self.requests.append(request)
-            if self.errors:
-                code, text, trailers = status_of(self.errors.pop(0))
-                context.set_trailing_metadata(trailers)
-                context.abort(code, text)
-            data: bytes = ANSWERS[details.method.rpartition("/")[2]].SerializeToString()
-            return data
-
-        return grpc.unary_unary_rpc_method_handler(answer)
-
-
 @pytest.fixture
 def served() -> Iterator[tuple[Gateway, Connection]]:
-    gateway, server = Gateway(), grpc.server(ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers((gateway,))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield gateway, Connection(f"127.0.0.1:{port}", "acme", insecure=True)
-    server.stop(0).wait()
+    gateway = Gateway(ANSWERS)
+    with gateway.serving():
+        yield gateway, Connection(gateway.address, "acme", insecure=True)
 
 
 def listed(found: Any) -> Any:
@@ -175,7 +150,7 @@ def test_each_call_asks_for_what_it_was_given_and_gives_what_came(
     gateway, connection = served
     with Client(connection) as client:
         assert listed(call(client)) == answer
-    assert [type(request_).FromString(one) for one in gateway.requests] == [request_]
+    assert gateway.requests(type(request_)) == [request_]
 
 
 @pytest.mark.parametrize(("call", "request_", "answer"), CALLS)
@@ -190,7 +165,7 @@ def test_each_call_does_the_same_with_asyncio(
             return listed(await made) if inspect.isawaitable(made) else [one async for one in made]
 
     assert asyncio.run(ask()) == answer
-    assert [type(request_).FromString(one) for one in gateway.requests] == [request_]
+    assert gateway.requests(type(request_)) == [request_]
 
 
 @pytest.mark.parametrize(
@@ -209,8 +184,8 @@ def test_what_changes_something_is_tried_again_as_the_same_request(
     gateway.errors = [ServerUnavailableError("away"), ServerUnavailableError("away")]
     with Client(connection, retry=RetryPolicy(random=lambda: 0.0), sleep=lambda _: None) as client:
         call(client)
-    assert len(gateway.requests) == 3
-    assert len(set(gateway.requests)) == 1
+    assert len(gateway.asked) == 3
+    assert len(set(gateway.asked)) == 1
 
 
 def begin(**other: Any) -> Any:

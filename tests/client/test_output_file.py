@@ -46,7 +46,7 @@ def test_an_input_is_not_written_over_by_whatever_name(tmp_path: Path) -> None:
     (tmp_path / "soft").symlink_to("source")
     os.link(source, tmp_path / "hard")
     for name in ("source", "soft", "hard"):
-        with pytest.raises(OutputFileError, match="to be signed"):
+        with pytest.raises(OutputFileError, match="one of the files that are read"):
             OutputFile(tmp_path / name, inputs=[source])
     assert source.read_bytes() == b"precious"
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sealkeeper.client.cli import keys, log, trust
+from sealkeeper.client.cli import keys, log, providers, trust
 from sealkeeper.client.cli.arguments import asks_for_json, in_order
 from sealkeeper.client.cli.doctor import doctor
 from sealkeeper.client.cli.failures import FAULT, INTERRUPTED, STOPPED, failure_of, usage_failure
@@ -90,6 +90,7 @@ app.command(epilog="Exit codes: 0 verified; 1 refused; 2 wrong usage or input, o
 app.add_typer(keys.app, name="keys")
 app.add_typer(log.app, name="log")
 app.add_typer(trust.app, name="trust")
+app.add_typer(providers.app, name="providers")
 app.command(epilog="Exit codes: 0 nothing is wrong; 1 something is; 2 wrong usage.")(doctor)
 
 

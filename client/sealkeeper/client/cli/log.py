@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sealkeeper.client.cli.input_files import read_limited, read_log_key
 from sealkeeper.client.cli.options import Json, options_of
 from sealkeeper.client.cli.output import mark, print_json, print_text, printable, progress
 from sealkeeper.client.cli.output_file import STDOUT, OutputFile
@@ -36,7 +37,6 @@ LogKey = Annotated[
     Path | None, typer.Option(help="File with the log's verifier key instead, as audit.vkey of the gateway.")
 ]
 _MAX_FILE = 64 * 1024 * 1024
-_MAX_KEY = 64 * 1024
 _MAX_NOTE = 1024 * 1024
 _TIMEOUT = 30.0
 
@@ -288,27 +288,18 @@ def _walk(source: TileSource, verifier: NoteVerifier, earlier: Checkpoint | None
 def _verifier(source: TileSource, trust: Path, log_key: Path | None) -> NoteVerifier:
     from sealkeeper.verify import TrustRoot
     from sealkeeper.verify.log import trusted_verifier
-    from sealkeeper.verify.note import NoteVerifier
 
     if log_key is None:
         return trusted_verifier(source, TrustRoot.from_directory(trust))
-    return NoteVerifier.from_vkey(_limited(log_key, _MAX_KEY, "--log-key").decode("utf-8", "replace"))
+    return read_log_key(log_key, "--log-key")
 
 
 def _checkpoint(path: Path, verifier: NoteVerifier) -> Checkpoint:
     from sealkeeper.verify.note import parse_checkpoint, parse_signed_note
 
-    note = parse_signed_note(_limited(path, _MAX_NOTE, "--since"))
+    note = parse_signed_note(read_limited(path, _MAX_NOTE, "--since"))
     verifier.verify(note)
     return parse_checkpoint(note.text)
-
-
-def _limited(path: Path, most: int, option: str) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise typer.BadParameter(f"{printable(path)} is longer than {most // 1024} KiB", param_hint=option)
-    return data
 
 
 def _base64(data: bytes) -> str:

@@ -19,6 +19,12 @@ EXIT_CODES = "Exit codes: 0 done; 1 refused; 2 wrong usage or input; 3 the gatew
 """What ``--help`` of a command says."""
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Key: TypeAlias = Annotated[str, typer.Argument(help="NAME in your tenant, or tenants/T/keys/NAME.")]
+Version: TypeAlias = Annotated[str, typer.Argument(help="NAME/NUMBER, or tenants/T/keys/NAME/versions/NUMBER.")]
+PublishPeriod: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="How long the new version is announced before it signs: 0s, 90m, 24h [default: the gateway's]"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,14 @@ class Options:
             return name
         key, _, version = name.partition("/")
         return f"{self.parent()}/keys/{key}" + (f"/versions/{version.removeprefix('versions/')}" if version else "")
+
+    def import_name(self, name: str) -> str:
+        """An import's full name, of its last part."""
+        return name if "/keyImports/" in name else f"{self.parent()}/keyImports/{name}"
+
+    def provider_name(self, name: str) -> str:
+        """A provider's full name, of its last part."""
+        return name if "/providers/" in name else f"{self.parent()}/providers/{name}"
 
 
 def options_of(context: typer.Context) -> Options:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sealkeeper.client.errors import USAGE, ClientError
@@ -128,15 +129,33 @@ def coloured(stream: Any) -> bool:
     return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+@dataclass(frozen=True, slots=True)
+class Coloured:
+    """A cell of a table that has a colour on terminals.
+
+    Attributes:
+        text: what it says.
+        colour: ``green``, ``yellow`` or ``red``.
+    """
+
+    text: str
+    colour: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns; plain where nobody looks."""
     if is_terminal(sys.stdout):
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(*headings, box=None, header_style="bold", pad_edge=False)
         for row in rows:
-            table.add_row(*(printable(one) for one in row))
+            styles = (one.colour if isinstance(one, Coloured) and coloured(sys.stdout) else "" for one in row)
+            table.add_row(*(Text(printable(one), style) for one, style in zip(row, styles, strict=True)))
         Console(highlight=False, markup=False).print(table)
         return
     for row in (headings, *rows):

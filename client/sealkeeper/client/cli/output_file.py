@@ -99,7 +99,7 @@ class OutputFile:
         except FileNotFoundError:
             found = None
         if found is not None and any(os.path.samestat(found, one.stat()) for one in inputs):
-            raise OutputFileError(self.path, self._option, "it is what is to be signed")
+            raise OutputFileError(self.path, self._option, "it is one of the files that are read")
         if found is not None and stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(None, "it is a folder")
         if found is not None and not stat.S_ISREG(found.st_mode):
