@@ -408,7 +408,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, vault.issue({name: value[0] for name, value in parse_qs(body.decode()).items()}), {}
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token not in vault.tokens:
-            assert not body, "the SDK sends no content before it was challenged"
+            assert token or not body, "no content goes out before the store was asked who it trusts"
             challenge = f'Bearer authorization="https://{vault.host}/{TENANT}", resource="{vault.resource}"'
             return 401, RefusedError(401, "Unauthorized").document, {"WWW-Authenticate": challenge}
         if parse_qs(url.query).get("api-version") != [API_VERSION]:

@@ -61,7 +61,7 @@ from sealkeeper.hsm.azurekv_keys import (
     transfer_blob,
     verifies,
 )
-from sealkeeper.hsm.azurekv_uri import AzureKeyVaultUri, Kind, parse_azurekv_uri
+from sealkeeper.hsm.azurekv_uri import Auth, AzureKeyVaultUri, Kind, parse_azurekv_uri
 from sealkeeper.hsm.backend import BackendLostError, require_algorithm
 from sealkeeper.hsm.errors import (
     AlgorithmNotSupportedError,
@@ -303,7 +303,7 @@ class AzureKeyVaultBackend:
         try:
             key = self._call(CREATE, make, repeat=False)
             version = self._identity(key, name)
-            public = rsa_public_key_of(key)
+            public = _wrapping_key_of(key)
             attestation = self._attestation(name, version)
         except ProviderError as error:
             self._discard(name, error)
@@ -358,7 +358,7 @@ class AzureKeyVaultBackend:
         expires = key.properties.expires_on
         if expires is None or expires <= self._now() or key.properties.enabled is False:
             raise _expired()
-        return rsa_public_key_of(key)
+        return _wrapping_key_of(key)
 
     def _import(self, name: str, label: str, algorithm: Algorithm, blob: bytes) -> ProviderKey:
         kty, shape = kind_of_key(algorithm)
@@ -587,7 +587,7 @@ class AzureKeyVaultBackend:
             return _BusyError("the key is being deleted")
         if isinstance(caught, HttpResponseError) and caught.status_code == 400:
             return _bad_request(action, self._hardware)
-        source = self._uri.source
+        source = self._uri.source if self._uri.auth in (Auth.CLIENT_CERTIFICATE, Auth.CLIENT_SECRET) else None
         refused = isinstance(caught, ClientAuthenticationError)
         if refused and source is not None and fingerprint(source) != self._credential_file:
             return BackendLostError("the credential was replaced, and a new worker logs in with the new one")
@@ -620,6 +620,22 @@ def _bad_request(action: Action, hardware: str) -> ProviderError:
     if action in (IMPORT, SIGN):
         return AlgorithmNotSupportedError("the key store refuses the key, or what it should do with it")
     return KeyHandleError("the key store has no such key")
+
+
+def _wrapping_key_of(key: KeyVaultKey) -> rsa.RSAPublicKey:
+    """The public key of a key exchange key.
+
+    Raises:
+        SelfCheckError: it is not one in hardware, for imports only.
+    """
+    try:
+        public = rsa_public_key_of(key)
+        right = public.key_size == _WRAPPING_KEY_BITS and jwk(key, "kty") == "RSA-HSM"
+    except AlgorithmNotSupportedError:
+        right = False
+    if not right or jwk(key, "key_ops") != ["import"]:
+        raise SelfCheckError("the key store made another wrapping key than it was asked for")
+    return public
 
 
 def _expired() -> ImportExpiredError:

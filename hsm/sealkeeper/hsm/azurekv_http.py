@@ -14,13 +14,6 @@ import requests
 from azure.core.credentials import AccessToken, AccessTokenInfo, TokenRequestOptions
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
 from azure.core.pipeline.transport import RequestsTransport
-from azure.identity import (
-    CertificateCredential,
-    ClientSecretCredential,
-    CredentialUnavailableError,
-    ManagedIdentityCredential,
-    WorkloadIdentityCredential,
-)
 from requests.adapters import HTTPAdapter
 
 from sealkeeper.hsm.azurekv_uri import Auth, AzureKeyVaultUri, Kind
@@ -83,6 +76,10 @@ READ_DELETED = _action("read a deleted key", "read", "deletedKeys/read/action")
 PURGE = _action("purge a deleted key", "purge/action", "deletedKeys/delete")
 ACTIONS = (LIST, READ, CREATE, IMPORT, SIGN, DELETE, READ_DELETED, PURGE)
 """All that the gateway ever asks for."""
+
+
+class HopelessError(ProviderUnavailableError):
+    """The store cannot answer, and would not a moment later."""
 
 
 class _TooLongError(requests.exceptions.RequestException):
@@ -183,7 +180,7 @@ class Login:
 
     def _acquire(self) -> None:
         if not self._lock.acquire(timeout=_LOGIN_PATIENCE):
-            raise CredentialUnavailableError("the login takes too long")
+            raise ClientAuthenticationError("the login takes too long")
 
 
 def _credential(uri: AzureKeyVaultUri) -> Any:
@@ -198,11 +195,19 @@ def _credential(uri: AzureKeyVaultUri) -> Any:
         "retry_backoff_factor": 0.2,
         "retry_backoff_max": 1,
     }
+    if uri.auth is Auth.TOKEN and uri.source is not None:
+        return _TokenFile(uri.source)
+    # Imported when needed: it takes a good part of a worker's start.
+    from azure.identity import (
+        CertificateCredential,
+        ClientSecretCredential,
+        ManagedIdentityCredential,
+        WorkloadIdentityCredential,
+    )
+
     if uri.auth is Auth.MANAGED_IDENTITY:
         return ManagedIdentityCredential(client_id=uri.client_id or None, **how)
     assert uri.source is not None  # noqa: S101  (the parser lets none through)
-    if uri.auth is Auth.TOKEN:
-        return _TokenFile(uri.source)
     how |= {"tenant_id": uri.tenant_id, "client_id": uri.client_id, "authority": uri.authority}
     # Which hosts are Entra ID's need not be asked: they come from a table here, not from the URI.
     how["disable_instance_discovery"] = True
@@ -238,17 +243,20 @@ def refusal(error: Exception, action: Action, kind: Kind) -> ProviderError:
     if isinstance(error, HttpResponseError) and isinstance(error.status_code, int) and error.status_code >= 300:
         return _answered(error, error.status_code, action, kind)
     if isinstance(error, ServiceRequestError):
+        if isinstance(error.inner_exception, requests.exceptions.SSLError):
+            return HopelessError(
+                "the key store's certificate is not trusted",
+                next_step="name the certificates to trust with ca-file, where TLS is inspected on the way",
+            )
         return ProviderUnavailableError(
-            "the key store's certificate is not trusted" if _is_tls(error) else "the key store cannot be reached",
-            next_step="name the certificates to trust with ca-file, where TLS is inspected on the way"
-            if _is_tls(error)
-            else "check DNS, private endpoint and firewall between the gateway and the store, and that it exists",
+            "the key store cannot be reached",
+            next_step="check DNS, private endpoint and firewall between the gateway and the store, and that it exists",
         )
     if isinstance(error, AzureError):
         return ProviderUnavailableError(
             f"the key store did not answer properly ({type(error).__name__})", next_step="look at Azure's status page"
         )
-    return ProviderUnavailableError(
+    return HopelessError(
         f"the answer is not one of Key Vault's ({type(error).__name__})",
         next_step="check that nothing stands in for the store: DNS, proxies, TLS inspection",
     )
@@ -272,10 +280,11 @@ def _answered(error: HttpResponseError, status: int, action: Action, kind: Kind)
             retry_after=_retry_after(error),
         )
     if status == 409:
-        return ProviderUnavailableError(
+        return HopelessError(
             f"a key of that name is being deleted or recovered{code}", next_step="try again in a minute"
         )
-    return ProviderUnavailableError(
+    kind_of_error = ProviderUnavailableError if status >= 500 else HopelessError
+    return kind_of_error(
         f"the key store refused to {action.what}: status {status}{code}", next_step="look at the store's own log"
     )
 
@@ -302,10 +311,6 @@ def error_code(error: HttpResponseError) -> str:
 
 def _inside(text: str) -> str:
     return f" ({text})" if text else ""
-
-
-def _is_tls(error: ServiceRequestError) -> bool:
-    return isinstance(error.inner_exception, requests.exceptions.SSLError)
 
 
 def _retry_after(error: HttpResponseError) -> timedelta | None:
