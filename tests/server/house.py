@@ -35,6 +35,26 @@ class House:
         await initialise(Plan(directory, DOMAIN, TENANT, None, {}, ANY_PORT, ANY_PORT, ANY_PORT))
         return cls(directory)
 
+    def add_provider(self, name: str, region: str = "") -> None:
+        """Another folder of sealed key files, as a provider."""
+        folder = self.directory / f"store-{name}"
+        folder.mkdir()
+        seal = folder / "seal"
+        seal.write_text("5a" * 32)
+        seal.chmod(0o600)
+        uri = f"software://{folder}/keys?sealing-key-source=file:{seal}"
+        self.settings(f'[providers.{name}]\nuri = "{uri}"\nworkers = 1\nregion = "{region}"\n')
+
+    def settings(self, more: str) -> None:
+        """Add to the settings."""
+        path = self.directory / "sealkeeper.toml"
+        path.write_text(f"{path.read_text()}\n{more}")
+
+    def key_files(self, name: str) -> list[Path]:
+        """What lies in the folder of an added provider."""
+        folder = self.directory / f"store-{name}" / "keys"
+        return sorted(path for path in folder.iterdir() if path.name != "seal.json")
+
     @asynccontextmanager
     async def running(self, *, accept_clock: bool = False) -> AsyncIterator[Gateway]:
         settings = load_settings(self.directory / "sealkeeper.toml")

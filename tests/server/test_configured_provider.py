@@ -1,0 +1,210 @@
+"""A provider as the gateway uses it: timed out, left alone while it is down, and measured."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import pytest
+
+from sealkeeper.hsm import (
+    ALGORITHMS,
+    Algorithm,
+    AlgorithmNotSupportedError,
+    ImportNotSupportedError,
+    KeyHandleError,
+    Origin,
+    ProtectionLevel,
+    ProviderInfo,
+    ProviderKey,
+    ProviderSealedError,
+    ProviderUnavailableError,
+    SelfCheckError,
+)
+from sealkeeper.server.circuit_breaker import Circuit
+from sealkeeper.server.configured_provider import ConfiguredProvider
+from sealkeeper.server.errors import CircuitOpenError, ConfigurationError, ProviderTimeoutError
+from sealkeeper.server.settings import TelemetrySettings
+from sealkeeper.server.telemetry import Telemetry
+
+P256 = ALGORITHMS["PKIX_ECDSA_P256_SHA_256"]
+DOWN = (ProviderUnavailableError("away"), ProviderSealedError("sealed"), SelfCheckError("wrong"))
+
+
+class Store:
+    """A store that does what a test wants of it."""
+
+    info = ProviderInfo("store", "of a test", ProtectionLevel.EXTERNAL, frozenset({P256.name}), "eu-central-1")
+    error: Exception | None = None
+    hangs = False
+    asked = 0
+
+    async def generate(self, label: str, algorithm: Algorithm) -> ProviderKey:
+        await self.check()
+        return ProviderKey(label, algorithm, b"")
+
+    async def public_key(self, handle: str) -> ProviderKey:
+        await self.check()
+        return ProviderKey(handle, P256, b"")
+
+    async def sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
+        await self.check()
+        return list(payloads)
+
+    async def check(self) -> None:
+        self.asked += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error is not None:
+            raise self.error
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def provider(store: Store, clock: Clock) -> ConfiguredProvider:
+    telemetry = Telemetry(TelemetrySettings(metrics_listen=None), "tests")
+    return ConfiguredProvider(store, "main", telemetry, timeout=timedelta(milliseconds=20), clock=clock)
+
+
+async def sign(provider: ConfiguredProvider) -> list[bytes]:
+    return await provider.sign("k", P256, [b"x"])
+
+
+async def failing(provider: ConfiguredProvider, kind: type[Exception], times: int = 3) -> None:
+    for _ in range(times):
+        with pytest.raises(kind):
+            await sign(provider)
+
+
+@pytest.mark.parametrize("error", DOWN)
+async def test_a_store_that_is_down_is_left_alone_and_the_caller_hears_when_to_come_back(
+    provider: ConfiguredProvider, store: Store, error: Exception
+) -> None:
+    store.error = error
+    await failing(provider, type(error))
+    asked = store.asked
+    with pytest.raises(CircuitOpenError) as caught:
+        await sign(provider)
+    assert caught.value.retry_after == timedelta(seconds=1)
+    assert error.reason in str(caught.value)  # type: ignore[attr-defined]
+    assert store.asked == asked
+    assert not provider.available
+    assert provider.health.circuit is Circuit.OPEN
+    assert provider.health.error_rate == 1.0
+
+
+async def test_it_is_used_again_once_it_answers(provider: ConfiguredProvider, store: Store, clock: Clock) -> None:
+    store.error = DOWN[0]
+    await failing(provider, ProviderUnavailableError)
+    store.error = None
+    clock.now += 1
+    assert provider.available
+    assert await sign(provider) == [b"x"]
+    assert provider.health.circuit is Circuit.CLOSED
+    assert provider.health.last_error == ""
+    assert provider.health.last_success is not None
+
+
+@pytest.mark.parametrize("error", [KeyHandleError("none"), AlgorithmNotSupportedError("no")])
+async def test_a_refusal_is_an_answer(provider: ConfiguredProvider, store: Store, error: Exception) -> None:
+    store.error = error
+    await failing(provider, type(error), 10)
+    assert provider.available
+    assert provider.health.error_rate == 0.0
+
+
+async def test_a_store_that_does_not_answer_in_time_is_not_waited_for(
+    provider: ConfiguredProvider, store: Store
+) -> None:
+    store.hangs = True
+    await failing(provider, ProviderTimeoutError)
+    assert provider.health.circuit is Circuit.OPEN
+
+
+async def test_a_caller_that_hangs_up_while_it_tries_does_not_shut_it_for_good(
+    provider: ConfiguredProvider, store: Store, clock: Clock
+) -> None:
+    store.error = DOWN[0]
+    await failing(provider, ProviderUnavailableError)
+    clock.now += 1
+    store.error, store.hangs = None, True
+    trying = asyncio.create_task(provider.generate("k", P256))
+    await asyncio.sleep(0)
+    assert not provider.available
+    trying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trying
+    store.hangs = False
+    assert await sign(provider) == [b"x"]
+
+
+async def test_a_fault_nobody_foresaw_does_not_shut_it_for_good(
+    provider: ConfiguredProvider, store: Store, clock: Clock
+) -> None:
+    store.error = DOWN[0]
+    await failing(provider, ProviderUnavailableError)
+    clock.now += 1
+    store.error = ZeroDivisionError()
+    await failing(provider, ZeroDivisionError, 1)
+    store.error = None
+    assert await sign(provider) == [b"x"]
+
+
+async def test_what_a_store_cannot_do_is_said(provider: ConfiguredProvider) -> None:
+    with pytest.raises(ImportNotSupportedError, match="main"):
+        await provider.begin_import("k", P256)
+    assert (await provider.evidence("k")).origin is Origin.UNKNOWN
+    await provider.destroy("k")
+
+
+def configured(store: Store, region: str) -> ConfiguredProvider:
+    telemetry = Telemetry(TelemetrySettings(metrics_listen=None), "tests")
+    return ConfiguredProvider(store, "main", telemetry, region=region)
+
+
+def test_settings_that_say_another_region_than_the_store_are_refused(store: Store) -> None:
+    with pytest.raises(ConfigurationError, match="eu-west-1, but the key store is in eu-central-1"):
+        configured(store, "eu-west-1").require_region()
+    configured(store, "eu-central-1").require_region()
+    configured(store, "").require_region()
+
+
+@pytest.mark.parametrize(
+    ("region", "make"), [("eu-central-1", lambda: configured(Store(), "")), ("", lambda: configured(Lost(), ""))]
+)
+def test_the_store_says_where_it_is(region: str, make: Callable[[], ConfiguredProvider]) -> None:
+    assert make().region == region
+
+
+class Lost(Store):
+    """A store that has never been reached."""
+
+    @property
+    def info(self) -> ProviderInfo:  # type: ignore[override]
+        raise ProviderUnavailableError("not yet")
+
+
+def test_a_store_that_was_never_reached_is_where_the_settings_say() -> None:
+    lost = configured(Lost(), "eu-west-1")
+    lost.require_region()
+    assert lost.region == "eu-west-1"
