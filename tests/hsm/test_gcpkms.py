@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
+from cryptography.x509.oid import NameOID
+from google.auth.credentials import Credentials
+from google.auth.exceptions import RefreshError, TransportError
+from google.auth.transport.grpc import AuthMetadataPlugin
+from google.auth.transport.requests import Request
 from google.cloud import kms_v1 as kms
+from google.cloud.kms_v1 import KeyManagementServiceClient
+from google.cloud.kms_v1.services.key_management_service.transports import KeyManagementServiceGrpcTransport
 
 from sealkeeper.hsm import (
     ALGORITHMS,
@@ -45,7 +53,7 @@ from sealkeeper.hsm import (
 )
 from sealkeeper.hsm.algorithms import MAX_MESSAGE, load_public_key, signature_verifies
 from sealkeeper.hsm.gcpkms import GcpKmsBackend
-from sealkeeper.hsm.gcpkms_calls import open_calls
+from sealkeeper.hsm.gcpkms_calls import Calls, open_calls
 from sealkeeper.hsm.gcpkms_uri import parse_gcpkms_uri
 from sealkeeper.hsm.provider import ProviderKey
 from tests.stores.google_kms import KEY_RING, GoogleKms, JobState, State, served, throttled
@@ -795,6 +803,57 @@ def test_no_credentials_at_all_are_a_mistake_of_configuration(monkeypatch: pytes
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
     with pytest.raises(ProviderConfigurationError, match="no Google credentials"):
         open_calls(parse_gcpkms_uri(f"gcpkms://{KEY_RING}"), lambda _: None, lambda: 0.0)
+
+
+class RevokedCredentials(Credentials):
+    """Credentials that Google no longer takes, or whose token service cannot be reached."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._error = error
+
+    def refresh(self, request: object) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("kind", [RefreshError, TransportError])
+def test_credentials_that_cannot_be_renewed_are_said_to_be_and_not_tried_again(
+    service: GoogleKms, time: Time, kind: Callable[[str], Exception]
+) -> None:
+    key, certificate = own_certificate()
+    with served(service, grpc.ssl_server_credentials([(key, certificate)])) as endpoint:
+        plugin = AuthMetadataPlugin(RevokedCredentials(kind("hunter2")), Request())  # type: ignore[no-untyped-call]
+        credentials = grpc.composite_channel_credentials(
+            grpc.ssl_channel_credentials(certificate), grpc.metadata_call_credentials(plugin)
+        )
+        with grpc.secure_channel(endpoint, credentials) as channel:
+            client = KeyManagementServiceClient(transport=KeyManagementServiceGrpcTransport(channel=channel))
+            calls = Calls(client, time.sleep, time.clock)
+            with pytest.raises(ProviderPermissionError, match="cannot be renewed") as caught:
+                calls(client.get_key_ring, kms.GetKeyRingRequest(name=KEY_RING), again=True)
+    assert "hunter2" not in f"{caught.value} {caught.value.next_step}"
+    assert not time.pauses
+    assert not service.calls
+
+
+def own_certificate() -> tuple[bytes, bytes]:
+    """Key and certificate of a server on loopback, PEM."""
+    key = ec_key()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return pem, certificate.public_bytes(serialization.Encoding.PEM)
 
 
 # The page for custodians.

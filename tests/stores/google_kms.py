@@ -330,14 +330,15 @@ class GoogleKms:
 
 
 @contextmanager
-def served(service: GoogleKms) -> Iterator[str]:
-    """The service on a free port of loopback; gives host and port."""
+def served(service: GoogleKms, credentials: grpc.ServerCredentials | None = None) -> Iterator[str]:
+    """The service on a free port of loopback, in the clear unless it has credentials; gives host and port."""
     server = grpc.server(ThreadPoolExecutor(max_workers=8))
     handlers = {method: _handler(service, method, *kinds) for method, kinds in _METHODS.items()}
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler("google.cloud.kms.v1.KeyManagementService", handlers)]
     )
-    port = server.add_insecure_port("127.0.0.1:0")
+    address = "127.0.0.1:0"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     server.start()
     try:
         yield f"127.0.0.1:{port}"
