@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import mldsa
 from sealkeeper.hsm.algorithms import ALGORITHMS, Algorithm, load_public_key
 from sealkeeper.hsm.awskms_client import (
     CONCURRENCY,
+    KEY_ID,
     Described,
     Done,
     ImportParameters,
@@ -65,8 +66,7 @@ _MAX_WRAPPED = 6144
 _MAX_STATE = 16 * 1024
 _CACHE_LIMIT = 10_000
 
-_KEY_ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}"
-_HANDLE = re.compile(rf"id=({_KEY_ID});x-algorithm=([A-Z0-9_]{{1,64}})")
+_HANDLE = re.compile(rf"id=({KEY_ID});x-algorithm=([A-Z0-9_]{{1,64}})")
 _METHOD = WrapMethod.RSA_OAEP_SHA256_AES_256_KWP
 
 _SPECS = {
@@ -93,7 +93,7 @@ _ORIGINS = {"AWS_KMS": Origin.GENERATED, "AWS_CLOUDHSM": Origin.GENERATED, "EXTE
 class _ImportState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an import goes on with: the empty key, and AWS's token for its wrapping key."""
 
-    key_id: Annotated[str, msgspec.Meta(pattern=f"^(?:{_KEY_ID})$")]
+    key_id: Annotated[str, msgspec.Meta(pattern=rf"^{KEY_ID}\Z")]
     algorithm: str
     token: bytes
 

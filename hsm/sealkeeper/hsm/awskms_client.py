@@ -38,6 +38,9 @@ _T = TypeVar("_T")
 CONCURRENCY = 16
 """Connections that are held, and requests at a time."""
 
+KEY_ID = r"(?:mrk-)?[0-9a-f][0-9a-f-]{31,35}"
+"""Pattern of a key's id: a UUID, for multi-Region keys 32 hexadecimal digits behind ``mrk-``."""
+
 Operation: TypeAlias = Literal[
     "CreateKey",
     "DeleteImportedKeyMaterial",
@@ -137,7 +140,7 @@ _Short: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
 class KeyMetadata(msgspec.Struct, rename="pascal"):
     """What AWS says of a key (``KeyMetadata``)."""
 
-    key_id: _Short
+    key_id: Annotated[str, msgspec.Meta(pattern=rf"^{KEY_ID}\Z")]
     arn: _Short
     creation_date: datetime
     key_manager: _Short
