@@ -71,7 +71,7 @@ def _what(found: Ceremony, *, from_gateway: bool) -> Iterator[str]:
     yield from _field("gateway", found.gateway)
     yield from _section("Public key")
     yield from _field("algorithm", found.algorithm)
-    yield from _field("SHA-256", _spoken(found.fingerprint))
+    yield from _digest("SHA-256", found.fingerprint)
     yield from _field("compared with", "that of the gateway ONLY" if from_gateway else "one that was given separately")
     yield from _section("Where the private key lives")
     yield from _field("provider", f"{found.provider['name']} ({found.provider['scheme']})")
@@ -86,8 +86,8 @@ def _how_imported(found: ImportedBy) -> Iterator[str]:
     yield from _field("import", found.name)
     yield from _field("begun", f"{_time(found.begun_time)} by {found.begun_by}")
     yield from _field("wrapped by", found.wrap_method)
-    yield from _field("wrapping key SHA-256", _spoken(found.wrapping_key_fingerprint))
-    yield from _field("wrapped key SHA-256", _spoken(found.wrapped_key_digest))
+    yield from _digest("wrapping key SHA-256", found.wrapping_key_fingerprint)
+    yield from _digest("wrapped key SHA-256", found.wrapped_key_digest)
     yield from _attestation(found.attestation)
 
 
@@ -107,7 +107,7 @@ def _attestation(found: AttestedBy | None) -> Iterator[str]:
         return
     size = f"{len(found.content)} bytes" if found.content is not None else "too long for the record"
     yield from _field("attestation", f"{found.format}, {size} (not checked here)")
-    yield from _field("attestation SHA-256", _spoken(found.digest))
+    yield from _digest("attestation SHA-256", found.digest)
 
 
 def _section(title: str) -> Iterator[str]:
@@ -128,10 +128,12 @@ def _wrapped(label: str, value: str) -> Iterator[str]:
     yield from lines or [label.rstrip()]
 
 
-def _spoken(digest: bytes) -> str:
+def _digest(label: str, digest: bytes) -> Iterator[str]:
     """In groups of four digits, eight a line, to be read out."""
     digits = digest.hex()
-    return " ".join(digits[at : at + 4] for at in range(0, len(digits), 4))
+    groups = [digits[at : at + 4] for at in range(0, len(digits), 4)]
+    yield from _field(label, " ".join(groups[:8]))
+    yield from _field("", " ".join(groups[8:]))
 
 
 def _time(moment: datetime) -> str:
