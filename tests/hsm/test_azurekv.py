@@ -40,7 +40,7 @@ from sealkeeper.hsm import (
 )
 from sealkeeper.hsm.algorithms import load_public_key, signature_verifies
 from sealkeeper.hsm.azurekv import AzureKeyVaultBackend
-from sealkeeper.hsm.azurekv_http import ACTIONS, MAX_ANSWER
+from sealkeeper.hsm.azurekv_http import ACTIONS, MAX_ANSWER, Login
 from sealkeeper.hsm.azurekv_uri import _KNOWN, Kind, parse_azurekv_uri
 from sealkeeper.hsm.backend import BackendLostError
 from tests.stores.azure_vault import CLIENT, CLIENT_SECRET, REGION, TENANT, Answer, Vault, running_vault
@@ -80,6 +80,8 @@ def vault(premium: Vault) -> Iterator[Vault]:
     premium.asked.clear()
     premium.answers.clear()
     premium.logins.clear()
+    premium.login_answers.clear()
+    premium.tokens = {premium.token_file.read_text().strip()}
     premium.change = lambda _, document: document
     premium.lag, premium.purge_protection = 0, False
     premium.now = lambda: datetime.now(UTC)
@@ -174,18 +176,14 @@ class TestLogin:
 
     def test_a_client_secret_that_was_replaced_is_for_a_new_worker_to_use(self, vault: Vault, tmp_path: Path) -> None:
         backend = AzureKeyVaultBackend(vault.uri(_secret(tmp_path, CLIENT_SECRET)), Slept())
-        before, vault.tokens = vault.tokens, set()
-        vault.issue = lambda form: {"error": "invalid_client"}  # type: ignore[method-assign]
-        try:
-            with pytest.raises(ProviderPermissionError):
-                backend.check()
-            _secret(tmp_path, "the next one")
-            with pytest.raises(BackendLostError):
-                backend.check()
-        finally:
-            vault.tokens = before
-            del vault.issue
-            backend.close()
+        vault.tokens = set()
+        vault.login_answers.extend([Answer(401, {"error": "invalid_client"})] * 4)
+        with pytest.raises(ProviderPermissionError):
+            backend.check()
+        _secret(tmp_path, "the next one")
+        with pytest.raises(BackendLostError):
+            backend.check()
+        backend.close()
 
     def test_a_certificate_logs_in(self, vault: Vault, tmp_path: Path) -> None:
         file = tmp_path / "client.pem"
@@ -212,6 +210,38 @@ class TestLogin:
         AzureKeyVaultBackend(vault.uri(who)).close()
         [login] = vault.logins
         assert login["client_assertion"] == "header.claims.signature"
+
+    @pytest.mark.parametrize("client", ["", f"client-id={CLIENT}"])
+    def test_a_machine_logs_in_by_its_managed_identity(
+        self, vault: Vault, monkeypatch: pytest.MonkeyPatch, client: str
+    ) -> None:
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"https://{vault.host}")
+        AzureKeyVaultBackend(vault.uri(f"auth=managed-identity&{client}".rstrip("&"))).close()
+        [login] = vault.logins
+        assert login.get("client_id", "") == client.removeprefix("client-id=")
+
+    @pytest.mark.parametrize("auth", ["managed-identity", "client-secret"])
+    @pytest.mark.parametrize("document", [{"error": "sesame-4711"}, b"<html>sesame-4711"], ids=["error", "html"])
+    @pytest.mark.parametrize("status", [302, 400, 403, 404, 409, 410, 418, 429, 500])
+    def test_a_login_that_fails_says_nothing_of_keys(
+        self, vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, auth: str, status: int, document: Any
+    ) -> None:
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"https://{vault.host}")
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        backend = AzureKeyVaultBackend(vault.uri())
+        key = backend.generate("key", P256)
+        backend.close()
+        uri = vault.uri("auth=managed-identity" if auth == "managed-identity" else _secret(tmp_path, CLIENT_SECRET))
+        backend = AzureKeyVaultBackend(uri, Slept())
+        vault.tokens.clear()
+        for call in (backend.public_key, backend.destroy, backend.evidence):
+            vault.login_answers.extend([Answer(status, document)] * 20)
+            backend._idle.clear()
+            backend._login = Login(parse_azurekv_uri(uri))
+            with pytest.raises((ProviderPermissionError, ProviderUnavailableError), match="log in") as refused:
+                call(key.handle)
+            assert "sesame" not in str(refused.value)
+        assert len(vault.keys) == 1
 
 
 def _secret(directory: Path, secret: str) -> str:

@@ -113,6 +113,8 @@ class Vault:
         lag: how often a deleted key cannot be found yet.
         purge_protection: nothing is purged.
         tokens: that are taken.
+        logins: what was sent to log in.
+        login_answers: said in place of what the next logins would be answered.
         resource: that the challenge names.
     """
 
@@ -130,6 +132,7 @@ class Vault:
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.tokens = {secrets.token_urlsafe(32)}
         self.logins: list[dict[str, str]] = []
+        self.login_answers: deque[Answer] = deque()
         self.token_file = directory / "token"
         self.token_file.write_text(f"{next(iter(self.tokens))}\n")
         self.token_file.chmod(0o600)
@@ -340,6 +343,15 @@ class Vault:
             raise RefusedError(403, "Forbidden", "PurgeProtected")
         del self.deleted[name]
 
+    def issue_to_machine(self, query: dict[str, str]) -> dict[str, Any]:
+        """A token as the instance metadata service issues it."""
+        self.logins.append(query)
+        if query.get("resource") != self.resource or query.get("client_id", CLIENT) != CLIENT:
+            raise RefusedError(400, "invalid_request")
+        token = secrets.token_urlsafe(32)
+        self.tokens.add(token)
+        return {"access_token": token, "expires_in": "3600", "resource": self.resource, "token_type": "Bearer"}
+
     def issue(self, form: dict[str, str]) -> dict[str, Any]:
         """A token as Entra ID issues it for client credentials."""
         self.logins.append(form)
@@ -400,6 +412,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _find(self, url: Any, body: bytes) -> tuple[int, Any, dict[str, str]]:
         vault = self.vault
+        login = url.path.startswith((f"/{TENANT}/", "/metadata/identity/"))
+        if login and vault.login_answers:
+            said = vault.login_answers.popleft()
+            return said.status, said.document, said.headers
+        if url.path == "/metadata/identity/oauth2/token":
+            assert self.headers["Metadata"] == "true"
+            return 200, vault.issue_to_machine({name: one[0] for name, one in parse_qs(url.query).items()}), {}
         if url.path == f"/{TENANT}/v2.0/.well-known/openid-configuration":
             place = f"https://{vault.host}/{TENANT}"
             endpoints = {"authorization_endpoint": f"{place}/authorize", "token_endpoint": f"{place}/oauth2/v2.0/token"}

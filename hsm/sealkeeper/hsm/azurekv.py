@@ -44,6 +44,7 @@ from sealkeeper.hsm.azurekv_http import (
     SIGN,
     Action,
     Login,
+    LoginRefusedError,
     open_transport,
     refusal,
 )
@@ -588,7 +589,7 @@ class AzureKeyVaultBackend:
         if isinstance(caught, HttpResponseError) and caught.status_code == 400:
             return _bad_request(action, self._hardware)
         source = self._uri.source if self._uri.auth in (Auth.CLIENT_CERTIFICATE, Auth.CLIENT_SECRET) else None
-        refused = isinstance(caught, ClientAuthenticationError)
+        refused = isinstance(caught, (LoginRefusedError, ClientAuthenticationError))
         if refused and source is not None and fingerprint(source) != self._credential_file:
             return BackendLostError("the credential was replaced, and a new worker logs in with the new one")
         return refusal(caught, action, self._uri.kind)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 from azure.core.credentials import AccessToken, AccessTokenInfo, TokenRequestOptions
-from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
+from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.transport import RequestsTransport
 from requests.adapters import HTTPAdapter
 
@@ -26,6 +27,8 @@ from sealkeeper.hsm.errors import (
     ProviderUnavailableError,
 )
 from sealkeeper.hsm.secret_file import read_secret
+
+T = TypeVar("T")
 
 MAX_ANSWER = 256 * 1024
 """Longest answer in bytes: an attestation with its certificates has some tens of KiB, all else less than ten."""
@@ -80,6 +83,10 @@ ACTIONS = (LIST, READ, CREATE, IMPORT, SIGN, DELETE, READ_DELETED, PURGE)
 
 class HopelessError(ProviderUnavailableError):
     """The store cannot answer, and would not a moment later."""
+
+
+class LoginRefusedError(ProviderPermissionError):
+    """Entra ID, or the machine's metadata service, gives the gateway no token."""
 
 
 class _TooLongError(requests.exceptions.RequestException):
@@ -158,29 +165,44 @@ class Login:
 
     def get_token(self, *scopes: str, **options: Any) -> AccessToken:
         """As in ``azure.core.credentials.TokenCredential``."""
-        self._acquire()
-        try:
-            token: AccessToken = self._credential.get_token(*scopes, **options)
-            return token
-        finally:
-            self._lock.release()
+        token: AccessToken = self._ask(lambda: self._credential.get_token(*scopes, **options))
+        return token
 
     def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
         """As in ``azure.core.credentials.SupportsTokenInfo``."""
-        self._acquire()
-        try:
-            info: AccessTokenInfo = self._credential.get_token_info(*scopes, options=options)
-            return info
-        finally:
-            self._lock.release()
+        info: AccessTokenInfo = self._ask(lambda: self._credential.get_token_info(*scopes, options=options))
+        return info
 
     def close(self) -> None:
         """Let go of its connections."""
         self._credential.close()
 
-    def _acquire(self) -> None:
+    def _ask(self, credential: Callable[[], T]) -> T:
+        """Ask the credential, and say of its errors that they are not the store's: their statuses mean nothing there.
+
+        Raises:
+            ProviderError: the gateway cannot log in.
+        """
         if not self._lock.acquire(timeout=_LOGIN_PATIENCE):
-            raise ClientAuthenticationError("the login takes too long")
+            raise ProviderUnavailableError("the gateway cannot log in: Entra ID takes too long")
+        try:
+            return credential()
+        except ProviderError:
+            raise
+        except (ServiceRequestError, ServiceResponseError) as error:
+            raise ProviderUnavailableError(
+                f"the gateway cannot log in: Entra ID does not answer ({type(error).__name__})",
+                next_step="check DNS, firewall and TLS inspection between the gateway and Entra ID, or the machine's "
+                "metadata service",
+            ) from None
+        except Exception as error:  # noqa: BLE001  (the SDK raises what it stumbles over in an answer)
+            raise LoginRefusedError(
+                f"the gateway cannot log in to Entra ID ({type(error).__name__})",
+                next_step="check auth, tenant-id and client-id in the URI, that the credential has not expired, and "
+                "that the store's tenant is the identity's",
+            ) from None
+        finally:
+            self._lock.release()
 
 
 def _credential(uri: AzureKeyVaultUri) -> Any:
@@ -234,12 +256,6 @@ def refusal(error: Exception, action: Action, kind: Kind) -> ProviderError:
     """
     if isinstance(error, ProviderError):
         return error
-    if isinstance(error, ClientAuthenticationError) and error.response is None:
-        return ProviderPermissionError(
-            f"the gateway cannot log in to Entra ID ({type(error).__name__})",
-            next_step="check auth, tenant-id and client-id in the URI, that the credential has not expired, and that "
-            "the store's tenant is the identity's",
-        )
     if isinstance(error, HttpResponseError) and isinstance(error.status_code, int) and error.status_code >= 300:
         return _answered(error, error.status_code, action, kind)
     if isinstance(error, ServiceRequestError):
