@@ -93,7 +93,8 @@ class OpenBao:
         with requests.Session() as session:
             session.trust_env = False
             found = session.get(url, headers=headers, timeout=10).json()
-        return set(found.get("data", {}).get("keys", []))
+        # With a slash: where the engine keeps its wrapping key.
+        return {name for name in found.get("data", {}).get("keys", []) if not name.endswith("/")}
 
 
 def documented_policy() -> str:
