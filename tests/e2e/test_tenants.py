@@ -193,7 +193,7 @@ OF_TENANTS: dict[str, tuple[Callable[[str], Any], frozenset[str]]] = {
     "GetKeyCeremony": (lambda key: key_pb2.GetKeyCeremonyRequest(name=f"{key}/versions/1"), KEY_READERS),
     "BeginKeyImport": (
         lambda key: key_import_pb2.BeginKeyImportRequest(
-            parent=_tenant(key), key_id=f"new-{next(_numbers):04}", algorithm=P256
+            parent=_tenant(key), key_id=key.rpartition("/")[2], algorithm=P256
         ),
         CUSTODIAN,
     ),
@@ -286,7 +286,8 @@ def test_what_another_tenant_has_cannot_be_told_from_what_it_has_not(world: Worl
     missing, nobodys = there.replace("key-", "nil-"), there.replace(OTHER, NOBODYS)
     for role in ROLES:
         seen = [
-            world.ask(TENANT, role, make(key)).naming(key).naming(_tenant(key)) for key in (there, missing, nobodys)
+            world.ask(TENANT, role, make(key)).naming(key).naming(_import(key)).naming(_tenant(key))
+            for key in (there, missing, nobodys)
         ]
         assert seen[0] == seen[1] == seen[2]
         assert (seen[0].code, seen[0].reason) == DENIED

@@ -107,6 +107,12 @@ class WrappedKeyError(ProviderError):
     reason = "WRAPPED_KEY_REFUSED"
 
 
+class PublicKeyMismatchError(WrappedKeyError):
+    """The private key is not the one of the public key that was named. It was destroyed."""
+
+    reason = "PUBLIC_KEY_MISMATCH"
+
+
 class ImportExpiredError(ProviderError):
     """The store has forgotten the wrapping key."""
 

@@ -271,6 +271,7 @@ class KeyImporter(Protocol):
 
         Raises:
             WrappedKeyError: it cannot be unwrapped, or is not a key for the algorithm. Nothing is left in the store.
+            PublicKeyMismatchError: the store found out that it is not the one of the public key. Nothing is left.
             ImportExpiredError: the store has forgotten the wrapping key.
             ProviderUnavailableError: the store cannot answer now. Nothing is left in the store, as far as can be known.
         """

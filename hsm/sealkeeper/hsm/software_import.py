@@ -24,6 +24,7 @@ from sealkeeper.hsm.errors import (
     ImportExpiredError,
     ProviderConfigurationError,
     ProviderUnavailableError,
+    PublicKeyMismatchError,
     WeakKeyError,
     WrappedKeyError,
 )
@@ -75,7 +76,8 @@ class WrappingKeys:
         Raises:
             ImportExpiredError: there is no such wrapping key, or its time is up.
             WrappedKeyError: it was wrapped for another algorithm, in another way or for another store; or it is no key
-                for the algorithm, a weak one, or not that of ``public_key`` (SubjectPublicKeyInfo, DER).
+                for the algorithm, or a weak one.
+            PublicKeyMismatchError: it is not that of ``public_key`` (SubjectPublicKeyInfo, DER).
             ProviderConfigurationError: the wrapping key's file was changed.
         """
         document, wrapping_key = self._load(state)
@@ -86,7 +88,7 @@ class WrappingKeys:
         except (AlgorithmNotSupportedError, WeakKeyError) as error:
             raise WrappedKeyError(f"what was wrapped is refused: {error}", next_step=error.next_step) from None
         if public_half(private) != public_key:
-            raise WrappedKeyError(
+            raise PublicKeyMismatchError(
                 "the wrapped private key does not belong to the public key that was named",
                 next_step="compare the fingerprints of both on the machine where the key was wrapped",
             )

@@ -93,9 +93,10 @@ class KeyImportServiceServicer:
     def FinishKeyImport(self, request, context):
         """Has the store unwrap the private key, proves that it is the one of public_key, and makes a version of it: the first
         of a new key, ACTIVE at once, or the next of a key that there is, as RotateKey does.
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, WRAPPED_KEY_REFUSED, WEAK_KEY, ALGORITHM_NOT_SUPPORTED), NOT_FOUND
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, WRAPPED_KEY_REFUSED, PUBLIC_KEY_MISMATCH, WEAK_KEY,
+        ALGORITHM_NOT_SUPPORTED), NOT_FOUND
         (IMPORT_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED, PUBLIC_KEY_EXISTS), FAILED_PRECONDITION (IMPORT_EXPIRED,
-        IMPORT_CLOSED, PUBLIC_KEY_MISMATCH, and those of RotateKey), UNAVAILABLE (as CreateKey).
+        IMPORT_CLOSED, KEY_EXPORTABLE, and those of RotateKey), UNAVAILABLE (as CreateKey).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,9 +50,10 @@ class KeyImportServiceStub:
     FinishKeyImport: _grpc.UnaryUnaryMultiCallable[_key_import_pb2.FinishKeyImportRequest, _key_import_pb2.FinishKeyImportResponse]
     """Has the store unwrap the private key, proves that it is the one of public_key, and makes a version of it: the first
     of a new key, ACTIVE at once, or the next of a key that there is, as RotateKey does.
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, WRAPPED_KEY_REFUSED, WEAK_KEY, ALGORITHM_NOT_SUPPORTED), NOT_FOUND
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, WRAPPED_KEY_REFUSED, PUBLIC_KEY_MISMATCH, WEAK_KEY,
+    ALGORITHM_NOT_SUPPORTED), NOT_FOUND
     (IMPORT_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED, PUBLIC_KEY_EXISTS), FAILED_PRECONDITION (IMPORT_EXPIRED,
-    IMPORT_CLOSED, PUBLIC_KEY_MISMATCH, and those of RotateKey), UNAVAILABLE (as CreateKey).
+    IMPORT_CLOSED, KEY_EXPORTABLE, and those of RotateKey), UNAVAILABLE (as CreateKey).
     """
     CancelKeyImport: _grpc.UnaryUnaryMultiCallable[_key_import_pb2.CancelKeyImportRequest, _key_import_pb2.CancelKeyImportResponse]
     """Gives an import up, and removes what it left in the store. One that is closed already stays as it is.
@@ -87,9 +88,10 @@ class KeyImportServiceAsyncStub(KeyImportServiceStub):
     FinishKeyImport: _aio.UnaryUnaryMultiCallable[_key_import_pb2.FinishKeyImportRequest, _key_import_pb2.FinishKeyImportResponse]  # type: ignore[assignment]
     """Has the store unwrap the private key, proves that it is the one of public_key, and makes a version of it: the first
     of a new key, ACTIVE at once, or the next of a key that there is, as RotateKey does.
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, WRAPPED_KEY_REFUSED, WEAK_KEY, ALGORITHM_NOT_SUPPORTED), NOT_FOUND
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, WRAPPED_KEY_REFUSED, PUBLIC_KEY_MISMATCH, WEAK_KEY,
+    ALGORITHM_NOT_SUPPORTED), NOT_FOUND
     (IMPORT_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED, PUBLIC_KEY_EXISTS), FAILED_PRECONDITION (IMPORT_EXPIRED,
-    IMPORT_CLOSED, PUBLIC_KEY_MISMATCH, and those of RotateKey), UNAVAILABLE (as CreateKey).
+    IMPORT_CLOSED, KEY_EXPORTABLE, and those of RotateKey), UNAVAILABLE (as CreateKey).
     """
     CancelKeyImport: _aio.UnaryUnaryMultiCallable[_key_import_pb2.CancelKeyImportRequest, _key_import_pb2.CancelKeyImportResponse]  # type: ignore[assignment]
     """Gives an import up, and removes what it left in the store. One that is closed already stays as it is.
@@ -133,9 +135,10 @@ class KeyImportServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_key_import_pb2.FinishKeyImportResponse, _abc.Awaitable[_key_import_pb2.FinishKeyImportResponse]]:
         """Has the store unwrap the private key, proves that it is the one of public_key, and makes a version of it: the first
         of a new key, ACTIVE at once, or the next of a key that there is, as RotateKey does.
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, WRAPPED_KEY_REFUSED, WEAK_KEY, ALGORITHM_NOT_SUPPORTED), NOT_FOUND
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, WRAPPED_KEY_REFUSED, PUBLIC_KEY_MISMATCH, WEAK_KEY,
+        ALGORITHM_NOT_SUPPORTED), NOT_FOUND
         (IMPORT_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED, PUBLIC_KEY_EXISTS), FAILED_PRECONDITION (IMPORT_EXPIRED,
-        IMPORT_CLOSED, PUBLIC_KEY_MISMATCH, and those of RotateKey), UNAVAILABLE (as CreateKey).
+        IMPORT_CLOSED, KEY_EXPORTABLE, and those of RotateKey), UNAVAILABLE (as CreateKey).
         """
 
     @_abc_1.abstractmethod

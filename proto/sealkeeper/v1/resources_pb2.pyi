@@ -34,6 +34,7 @@ LOG_UNAVAILABLE, INTERNAL. A call is answered only when its audit record is dura
   ALGORITHM_NOT_SUPPORTED      INVALID_ARGUMENT     the provider cannot do the algorithm
   IMPORT_NOT_SUPPORTED         INVALID_ARGUMENT     the provider takes no private keys from outside
   WRAPPED_KEY_REFUSED          INVALID_ARGUMENT     the store cannot unwrap it, or it is not a key for the algorithm
+  PUBLIC_KEY_MISMATCH          INVALID_ARGUMENT     the private key is not the one of the public key; it was destroyed
   WEAK_KEY                     INVALID_ARGUMENT     others can find the private key of the public key out
   PAYLOAD_INVALID              INVALID_ARGUMENT     what is to be signed does not fit the algorithm
   ENTRY_TOO_LARGE              INVALID_ARGUMENT     the log entry would have more than 65,535 bytes
@@ -62,7 +63,6 @@ LOG_UNAVAILABLE, INTERNAL. A call is answered only when its audit record is dura
   IMPORT_LIMIT                 FAILED_PRECONDITION  the tenant has 100 open imports
   IMPORT_CLOSED                FAILED_PRECONDITION  the import was finished, given up or has failed
   IMPORT_EXPIRED               FAILED_PRECONDITION  the import is too old, or the store has forgotten it
-  PUBLIC_KEY_MISMATCH          FAILED_PRECONDITION  the private key is not the one of the public key; it was destroyed
   KEY_EXPORTABLE               FAILED_PRECONDITION  the store would give the private key out; it was destroyed
   ANSWER_LOST                  FAILED_PRECONDITION  a crash took the answer to this request id; use a new one
   ETAG_MISMATCH                ABORTED              the key changed since the etag was read

@@ -25,12 +25,13 @@ from sealkeeper.hsm import (
     Attestation,
     KeyEvidence,
     ProviderInfo,
+    PublicKeyMismatchError,
     SelfCheckError,
 )
 from sealkeeper.hsm.algorithms import load_public_key, signature_verifies
 from sealkeeper.server.clock import rfc3339
 from sealkeeper.server.configured_provider import ConfiguredProvider
-from sealkeeper.server.errors import KeyExportableError, PossessionError
+from sealkeeper.server.errors import KeyExportableError
 from sealkeeper.server.identity import Principal
 from sealkeeper.server.key import KeyVersion
 from sealkeeper.verify.dsse import pae
@@ -105,7 +106,7 @@ async def hold(ceremony: Ceremony, provider: ConfiguredProvider) -> dict[str, An
 
     Raises:
         KeyExportableError: the store would give the private key out.
-        PossessionError: the signature is not one of the version's public key.
+        PublicKeyMismatchError: the signature is not one of the version's public key.
         ProviderError: the provider did not sign.
     """
     if ceremony.evidence.exportable:
@@ -122,7 +123,7 @@ async def hold(ceremony: Ceremony, provider: ConfiguredProvider) -> dict[str, An
     except SelfCheckError:
         signature = b""
     if not signature_verifies(algorithm, load_public_key(algorithm, version.public_key), signed, signature):
-        raise PossessionError(
+        raise PublicKeyMismatchError(
             "the private key in the store is not the one of the public key",
             next_step="compare the fingerprints on both sides; the private key was destroyed, begin anew",
         )

@@ -126,12 +126,6 @@ class RegionNotAllowedError(FailedPreconditionError):
     reason = "REGION_NOT_ALLOWED"
 
 
-class PossessionError(FailedPreconditionError):
-    """The provider does not hold the private key of the public key."""
-
-    reason = "PUBLIC_KEY_MISMATCH"
-
-
 class KeyExportableError(FailedPreconditionError):
     """The store says that it would give the private key out."""
 

@@ -111,6 +111,8 @@ class Gateway:
         self._stack = AsyncExitStack()
         self._providers: dict[str, ConfiguredProvider] = {}
         self._health = HealthServicer()
+        # What is done again and again, by its name.
+        self._regular: dict[str, Callable[[], Awaitable[None]]] = {}
         self._clock = clock
 
     @classmethod
@@ -374,6 +376,8 @@ class Gateway:
         await imports.tidy(audit)
 
     def _repeat(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        self._regular[name] = work
+
         async def repeat() -> None:
             while True:
                 await asyncio.sleep(_CHECK_INTERVAL)

@@ -26,6 +26,7 @@ from sealkeeper.hsm import (
     Origin,
     ProviderError,
     ProviderKey,
+    PublicKeyMismatchError,
     WrapMethod,
     WrappingKey,
 )
@@ -37,7 +38,6 @@ from sealkeeper.server.errors import (
     FailedPreconditionError,
     InvalidRequestError,
     NotFoundError,
-    PossessionError,
     SealkeeperError,
 )
 from sealkeeper.server.idempotency import RequestRow
@@ -294,7 +294,7 @@ class KeyImports:
                 require_strong(ALGORITHMS[begun.algorithm], key.public_key)
                 try:
                     made = await self._made(begun, key, audit, request)
-                except PossessionError:
+                except PublicKeyMismatchError:
                     await self._closed(begun, ImportState.FAILED)
                     raise
                 version = next(one for one in made.versions if one.public_key == key.public_key)
