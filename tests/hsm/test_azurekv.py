@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime, timedelta
@@ -146,6 +147,18 @@ class TestLogin:
                 backend.check()
             assert refused.value.next_step
             vault.token_file.write_text("second\n")
+            backend.check()
+            backend.close()
+
+    def test_a_token_file_that_is_gone_for_a_while_is_a_refused_login(self, tmp_path: Path) -> None:
+        with running_vault(tmp_path) as vault:
+            backend = AzureKeyVaultBackend(vault.uri())
+            vault.tokens = {"second"}
+            vault.token_file.unlink()
+            with pytest.raises(ProviderPermissionError, match="token file cannot be read"):
+                backend.check()
+            vault.token_file.write_text("second")
+            vault.token_file.chmod(0o600)
             backend.check()
             backend.close()
 
@@ -299,6 +312,14 @@ class TestReachingTheStore:
         AzureKeyVaultBackend(vault.uri(more=f"&region={REGION}")).close()
         with pytest.raises(ProviderConfigurationError, match=f"in {REGION}, not in francecentral"):
             AzureKeyVaultBackend(vault.uri(more="&region=francecentral"))
+
+    def test_an_answer_that_is_too_long_is_not_read(self, vault: Vault, backend: AzureKeyVaultBackend) -> None:
+        key = backend.generate("key", P256)
+        vault.change = changing("get", lambda document: document | {"more": "x" * (MAX_ANSWER - 2000)})
+        assert backend.public_key(key.handle) == key
+        vault.change = changing("get", lambda document: document | {"more": "x" * MAX_ANSWER})
+        with pytest.raises(ProviderUnavailableError, match="did not answer properly"):
+            backend.public_key(key.handle)
 
     @pytest.mark.parametrize(
         ("document", "headers"),
@@ -564,8 +585,20 @@ class TestKeys:
             backend.sign(key.handle, RSA, [bytes(32)])
         assert verifies(key, bytes(32), backend.sign(key.handle, PSS, [bytes(32)])[0])
 
+    def test_sixteen_signatures_are_under_way_at_once_each_on_a_connection_of_its_own(
+        self, vault: Vault, backend: AzureKeyVaultBackend
+    ) -> None:
+        # The SDK forgets its token while others may be about to use it, so that clients are not for several threads.
+        key, together = backend.generate("key", P256), threading.Barrier(backend.concurrency, timeout=20)
+        vault.change = changing("sign", lambda document: document | {"met": together.wait()})
+        with ThreadPoolExecutor(backend.concurrency) as pool:
+            signed = list(
+                pool.map(lambda _: backend.sign(key.handle, P256, [bytes(32)])[0], range(backend.concurrency))
+            )
+        assert all(verifies(key, bytes(32), signature) for signature in signed)
+        assert len(set(backend._idle)) == backend.concurrency
+
     def test_many_threads_sign_while_the_token_changes(self, tmp_path: Path) -> None:
-        # The SDK forgets its token while others may be about to use it: each thread must have a client of its own.
         with running_vault(tmp_path) as vault:
             backend = AzureKeyVaultBackend(vault.uri())
             key = backend.generate("key", P256)

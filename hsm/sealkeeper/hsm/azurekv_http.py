@@ -187,8 +187,9 @@ class Login:
             raise ProviderUnavailableError("the gateway cannot log in: Entra ID takes too long")
         try:
             return credential()
-        except ProviderError:
-            raise
+        except ProviderConfigurationError as error:
+            # It was in order when the provider was opened, and can become so again.
+            raise LoginRefusedError(str(error), next_step=error.next_step) from None
         except (ServiceRequestError, ServiceResponseError) as error:
             raise ProviderUnavailableError(
                 f"the gateway cannot log in: Entra ID does not answer ({type(error).__name__})",
