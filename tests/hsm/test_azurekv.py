@@ -313,6 +313,14 @@ class TestReachingTheStore:
         with pytest.raises(ProviderConfigurationError, match=f"in {REGION}, not in francecentral"):
             AzureKeyVaultBackend(vault.uri(more="&region=francecentral"))
 
+    def test_a_store_that_moves_to_another_region_is_unavailable(self, vault: Vault) -> None:
+        backend = AzureKeyVaultBackend(vault.uri(more=f"&region={REGION}"))
+        vault.answers.append(Answer(200, {"value": []}, {"x-ms-keyvault-region": "germanynorth"}))
+        with pytest.raises(ProviderUnavailableError, match="in germanynorth"):
+            backend.check()
+        backend.check()
+        backend.close()
+
     def test_an_answer_that_is_too_long_is_not_read(self, vault: Vault, backend: AzureKeyVaultBackend) -> None:
         key = backend.generate("key", P256)
         vault.change = changing("get", lambda document: document | {"more": "x" * (MAX_ANSWER - 2000)})
@@ -765,6 +773,26 @@ class TestImport:
         backend.end_import(offer.state)
         backend.close()
         assert offer.attestation is not None
+
+    def test_a_wrapping_key_whose_attestation_cannot_be_read_is_removed(self, hsm: Vault) -> None:
+        backend, before = AzureKeyVaultBackend(hsm.uri(), Slept()), set(hsm.keys)
+        hsm.denied = {"Microsoft.KeyVault/managedHsm/keys/read/action"}
+        try:
+            with pytest.raises(ProviderPermissionError):
+                backend.begin_import("brought", P256)
+        finally:
+            hsm.denied = set()
+            backend.close()
+        assert set(hsm.keys) == before
+
+    def test_a_refused_key_is_told_of_even_where_it_cannot_be_purged(
+        self, vault: Vault, backend: AzureKeyVaultBackend
+    ) -> None:
+        offer = backend.begin_import("brought", P256)
+        vault.denied = {"Microsoft.KeyVault/vaults/keys/purge/action"}
+        with pytest.raises(WrappedKeyError, match="does not belong"):
+            self.finish(backend, offer, public=spki(new_private_key("secp256r1")))
+        assert len(vault.keys) == 1
 
     @pytest.mark.parametrize("wrong", [{"kty": "RSA"}, {"key_ops": ["import", "decrypt"]}, {"n": "AQAB"}], ids=str)
     def test_another_wrapping_key_than_was_asked_for_is_refused_and_removed(

@@ -216,11 +216,7 @@ class AzureKeyVaultBackend:
                 name, f"{kty}{self._hardware}", **shape, key_operations=["sign", "verify"], tags=tags
             )
 
-        try:
-            return self._accepted(self._call(CREATE, make, repeat=False), name, algorithm)
-        except ProviderError as error:
-            self._discard(name, error)
-            raise
+        return self._accepted(self._make(CREATE, name, make), name, algorithm)
 
     def public_key(self, handle: str) -> ProviderKey:
         """Read the public key."""
@@ -258,8 +254,14 @@ class AzureKeyVaultBackend:
         self._remove(parsed.name)
 
     def check(self) -> None:
-        """Ask for a list of one key, and whether the store is where it was."""
-        self._check_region()
+        """Ask for a list of one key, and whether the store is where it should be.
+
+        Azure may serve a vault from the paired region while its own is down.
+        """
+        try:
+            self._check_region()
+        except ProviderConfigurationError as error:
+            raise ProviderUnavailableError(str(error), next_step=error.next_step) from None
 
     def close(self) -> None:
         """Close the connections that are idle."""
@@ -301,13 +303,13 @@ class AzureKeyVaultBackend:
                 name, "RSA-HSM", size=_WRAPPING_KEY_BITS, key_operations=["import"], expires_on=expires, tags=tags
             )
 
+        key = self._make(CREATE, name, make)
         try:
-            key = self._call(CREATE, make, repeat=False)
             version = self._identity(key, name)
             public = _wrapping_key_of(key)
             attestation = self._attestation(name, version)
-        except ProviderError as error:
-            self._discard(name, error)
+        except ProviderError:
+            self._discard(name)
             raise
         state = json.dumps({"name": name, "version": version}).encode()
         return WrappingKey(state, spki_of(public), (_METHOD,), expires, attestation)
@@ -328,7 +330,7 @@ class AzureKeyVaultBackend:
         blob = transfer_blob(f"https://{self._uri.host}/keys/{name}/{version}", wrapped)
         key = self._import(_name(label), label, algorithm, blob)
         if load_public_key(algorithm, key.public_key) != load_public_key(algorithm, public_key):
-            self._remove(_parse(key.handle).name)
+            self._remove(_parse(key.handle).name, purge_must=False)
             raise WrappedKeyError(
                 "the private key does not belong to the public key", next_step="wrap the right one, or name its own"
             )
@@ -370,7 +372,7 @@ class AzureKeyVaultBackend:
             return connection.keys.import_key(name, key, hardware_protected=True, tags=tags)
 
         try:
-            return self._accepted(self._call(IMPORT, put, repeat=False), name, algorithm)
+            return self._accepted(self._make(IMPORT, name, put), name, algorithm)
         except KeyHandleError:
             raise _expired() from None
         except AlgorithmNotSupportedError:
@@ -378,23 +380,21 @@ class AzureKeyVaultBackend:
                 f"the key store cannot unwrap it, or it is no key for {algorithm.name}",
                 next_step="wrap the PKCS#8 of a key for that algorithm again, under the wrapping key of this import",
             ) from None
-        except ProviderError as error:
-            self._discard(name, error)
-            raise
 
     def _accepted(self, key: KeyVaultKey, name: str, algorithm: Algorithm) -> ProviderKey:
         """What the store has just made or taken, if it is what was asked for; else it is removed.
 
         Raises:
             AlgorithmNotSupportedError: it is not.
+            SelfCheckError: the answer is about another key.
         """
-        version = self._identity(key, name)
         try:
+            version = self._identity(key, name)
             spki, public = public_key_of(key, algorithm, self._hardware)
             if key.properties.exportable or not set(jwk(key, "key_ops") or ["none"]) <= {"sign", "verify"}:
                 raise AlgorithmNotSupportedError("the key store made a key that can do more than sign")
         except ProviderError:
-            self._remove(name)
+            self._remove(name, purge_must=False)
             raise
         handle = f"{name}/{version};x-algorithm={algorithm.name}"
         self._remember(handle, public)
@@ -530,12 +530,20 @@ class AzureKeyVaultBackend:
             )
         self._sleep(pause)
 
-    def _discard(self, name: str, error: ProviderError) -> None:
-        """Remove what a call may have left that failed without saying whether it did its work."""
-        if isinstance(error, (AlgorithmNotSupportedError, ProviderThrottledError, ProviderPermissionError)):
-            return
+    def _make(self, action: Action, name: str, ask: Callable[[_Connection], KeyVaultKey]) -> KeyVaultKey:
+        """Have a key made or taken, once. What a call may have left behind that failed half-way is deleted."""
         try:
-            self._call(DELETE, lambda connection: connection.keys.begin_delete_key(name), repeat=False)
+            return self._call(action, ask, repeat=False)
+        except (AlgorithmNotSupportedError, KeyHandleError, ProviderThrottledError, ProviderPermissionError):
+            raise
+        except ProviderError:
+            self._discard(name)
+            raise
+
+    def _discard(self, name: str) -> None:
+        """Delete a key that nobody will ask for again, if the store lets the gateway."""
+        try:
+            self._call(DELETE, lambda connection: connection.keys.begin_delete_key(name), repeat=True)
         except ProviderError:
             return
 
