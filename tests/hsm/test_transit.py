@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -30,9 +31,11 @@ from sealkeeper.hsm import (
     ProviderSealedError,
     ProviderThrottledError,
     ProviderUnavailableError,
+    PublicKeyMismatchError,
     WrapMethod,
     WrappedKeyError,
     open_provider,
+    transit,
     transit_connection,
 )
 from sealkeeper.hsm.algorithms import load_public_key, signature_verifies
@@ -273,6 +276,16 @@ def test_a_server_that_cannot_renew_now_does_not_stop_a_token_that_is_still_good
         clock.now += 1200
         with pytest.raises(ProviderUnavailableError):
             backend.sign(key.handle, P256, [DIGEST])
+
+
+def test_an_idle_gateways_token_is_renewed_too(bao: OpenBao, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transit, "_KEEP_SECONDS", 0.01)
+    clock = Clock()
+    with opened(bao.uri(token_file(bao, token_of(bao))), clock):
+        asked = Asked(bao)
+        clock.now += 2401
+        while not asked.count("auth/token/renew-self"):
+            time.sleep(0.01)
 
 
 def revoke_tokens(bao: OpenBao) -> None:
@@ -563,6 +576,24 @@ def test_the_health_of_a_server_is_told_by_its_kind(
             backend.check()
 
 
+def test_every_error_says_what_to_do(bao: OpenBao, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transit, "_PAUSES", (0.0,))
+    with fronted(bao) as (before, uri), opened(uri) as backend:
+        key = backend.generate("advice", P256)
+        for reply in (*(Reply(status, b"{}") for status in (200, 204, 400, 403, 404, 405, 412, 429, 500)), LOSE):
+            before.decide = lambda _method, path, reply=reply: reply if "/transit/" in path else None  # type: ignore[misc]
+            for call in (
+                lambda: backend.generate("more", P256),
+                lambda: backend.public_key(key.handle),
+                lambda: backend.sign(key.handle, P256, [DIGEST]),
+                lambda: backend.evidence(key.handle),
+                lambda: backend.begin_import("more", P256),
+            ):
+                with pytest.raises(ProviderError) as error:
+                    call()
+                assert error.value.next_step, f"{reply}: {error.value}"
+
+
 def test_a_page_that_is_not_found_on_the_way_is_not_taken_for_a_key_that_is_gone(bao: OpenBao) -> None:
     with fronted(bao) as (before, uri), opened(uri) as backend:
         key = backend.generate("not-gone", P256)
@@ -713,6 +744,20 @@ def test_a_refused_import_leaves_nothing_behind(bao: OpenBao) -> None:
     assert bao.transit_keys() == there
 
 
+def test_a_key_of_another_public_key_is_removed_and_the_right_one_stays(bao: OpenBao) -> None:
+    there, private = bao.transit_keys(), new_private_key("secp256r1")
+    with opened(bao.uri(bao.approle())) as backend:
+        offer = backend.begin_import("mismatch", P256)
+        wrapped = wrap(KWP, offer.public_key, pkcs8(private))
+        key = backend.finish_import(offer.state, "mismatch", P256, KWP, wrapped, spki(private))
+        for _ in range(2):
+            with pytest.raises(PublicKeyMismatchError) as mismatch:
+                backend.finish_import(offer.state, "mismatch", P256, KWP, wrapped, spki(private_key("secp256r1")))
+            assert "fingerprints" in mismatch.value.next_step
+        assert signs(backend, key)
+    assert bao.transit_keys() - there == {name_of(key)}
+
+
 def test_a_fault_of_the_server_is_not_blamed_on_the_wrapped_key(bao: OpenBao) -> None:
     private = private_key("secp256r1")
     with fronted(bao) as (before, uri), opened(uri) as backend:
@@ -801,35 +846,30 @@ async def test_a_handle_of_another_algorithm_than_the_keys_gives_no_signature(ba
 # What the policy of the docs lets the gateway do, and whoever steals its token.
 
 
-def ask(bao: OpenBao, token: str, method: str, path: str, body: dict[str, Any] | None = None) -> int:
-    import requests
-
-    url, headers = f"http://127.0.0.1:{bao.port}/v1/{path}", {"X-Vault-Token": token}
-    return requests.request(method, url, headers=headers, json=body, timeout=10).status_code
-
-
 def test_the_documented_policy_lets_nobody_take_a_key_out(bao: OpenBao) -> None:
     token, key = token_of(bao), "transit/keys/sealkeeper-stolen"
-    assert ask(bao, token, "POST", key, {"type": "ecdsa-p256", "exportable": False}) == 200
+
+    def status(method: str, path: str, body: dict[str, Any] | None = None) -> int:
+        return bao.ask(token, method, path, body).status_code
+
+    assert status("POST", key, {"type": "ecdsa-p256", "exportable": False}) == 200
     for truth in (True, "true", 1, "1", "True"):
         for way_out in ("exportable", "allow_plaintext_backup"):
-            assert ask(bao, token, "POST", f"{key}-{truth}", {"type": "ecdsa-p256", way_out: truth}) == 403
-            assert ask(bao, token, "POST", f"{key}/config", {way_out: truth}) == 403
+            assert status("POST", f"{key}-{truth}", {"type": "ecdsa-p256", way_out: truth}) == 403
+            assert status("POST", f"{key}/config", {way_out: truth}) == 403
             brought = {"ciphertext": "AAAA", "type": "ecdsa-p256", way_out: truth}
-            assert ask(bao, token, "POST", f"{key}-{truth}/import", brought) == 403
-    for method, path in (
-        ("GET", "transit/export/signing-key/sealkeeper-stolen"),
-        ("GET", "transit/backup/sealkeeper-stolen"),
-        ("POST", f"{key}/rotate"),
-        ("POST", f"{key}/import_version"),
-        ("GET", "transit/keys?list=true"),
-        ("POST", "transit/keys/sealkeeper-stolen/trim"),
-        ("GET", "transit/byok-export/a/sealkeeper-stolen"),
-        ("GET", "sys/mounts"),
-        ("GET", "auth/token/lookup"),
-        ("POST", "auth/token/create"),
+            assert status("POST", f"{key}-{truth}/import", brought) == 403
+    for path in (
+        "transit/export/signing-key/sealkeeper-stolen",
+        "transit/byok-export/a/sealkeeper-stolen",
+        "transit/backup/sealkeeper-stolen",
+        "transit/keys?list=true",
+        "sys/mounts",
+        "sys/policies/acl/sealkeeper",
     ):
-        assert ask(bao, token, method, path, {} if method == "POST" else None) == 403, path
+        assert status("GET", path) == 403, path
+    for path in (f"{key}/rotate", f"{key}/trim", f"{key}/import_version", "transit/restore", "auth/token/create"):
+        assert status("POST", path, {}) == 403, path
     assert not any(name.startswith("sealkeeper-stolen-") for name in bao.transit_keys())
 
 

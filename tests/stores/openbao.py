@@ -48,13 +48,19 @@ class OpenBao:
     port: int
     tls_port: int
 
-    def root(self, method: str, path: str, body: dict[str, Any] | None = None, namespace: str = "") -> dict[str, Any]:
-        """Ask with the root token; the answer's JSON."""
-        headers = {"X-Vault-Token": ROOT, **({"X-Vault-Namespace": namespace} if namespace else {})}
-        url = f"http://127.0.0.1:{self.port}/v1/{path}"
+    def ask(
+        self, token: str, method: str, path: str, body: dict[str, Any] | None = None, namespace: str = ""
+    ) -> requests.Response:
+        """Ask with a token, whatever the answer."""
+        headers = {"X-Vault-Token": token, **({"X-Vault-Namespace": namespace} if namespace else {})}
         with requests.Session() as session:
             session.trust_env = False
-            response = session.request(method, url, headers=headers, json=body, timeout=10)
+            url = f"http://127.0.0.1:{self.port}/v1/{path}"
+            return session.request(method, url, headers=headers, json=body, timeout=10)
+
+    def root(self, method: str, path: str, body: dict[str, Any] | None = None, namespace: str = "") -> dict[str, Any]:
+        """Ask with the root token; the answer's JSON."""
+        response = self.ask(ROOT, method, path, body, namespace)
         assert response.ok, f"{method} {path}: {response.status_code} {response.text}"
         content: dict[str, Any] = response.json() if response.content else {}
         return content
@@ -88,11 +94,7 @@ class OpenBao:
 
     def transit_keys(self) -> set[str]:
         """The names of all transit keys."""
-        headers = {"X-Vault-Token": ROOT}
-        url = f"http://127.0.0.1:{self.port}/v1/transit/keys?list=true"
-        with requests.Session() as session:
-            session.trust_env = False
-            found = session.get(url, headers=headers, timeout=10).json()
+        found = self.ask(ROOT, "GET", "transit/keys?list=true").json()
         # With a slash: where the engine keeps its wrapping key.
         return {name for name in found.get("data", {}).get("keys", []) if not name.endswith("/")}
 

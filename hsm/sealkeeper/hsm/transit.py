@@ -33,6 +33,7 @@ from sealkeeper.hsm.errors import (
     ProviderError,
     ProviderPermissionError,
     ProviderUnavailableError,
+    PublicKeyMismatchError,
     WrappedKeyError,
 )
 from sealkeeper.hsm.provider import (
@@ -127,14 +128,17 @@ class TransitBackend:
         try:
             answer = self._ask("post", f"keys/{name}", body, again=False)
             if answer.status in (200, 204):
-                return self._key(name, algorithm)
-        except ProviderUnavailableError:
+                # Most versions answer with the key. A standby that lags behind may not know it yet.
+                return self._key(name, algorithm, answer.data or self._existing(name))
+        except ProviderError:
             # Whether it was made or not: nobody will know its name.
             with suppress(ProviderError):
                 self._remove(name)
             raise
         if "unknown key type" in answer.errors:
-            raise AlgorithmNotSupportedError(f"the transit server makes no keys for {algorithm.name}")
+            raise AlgorithmNotSupportedError(
+                f"the transit server makes no keys for {algorithm.name}", next_step="bring the server up to date"
+            )
         raise refusal(answer, self._uri, "make a key")
 
     def public_key(self, handle: str) -> ProviderKey:
@@ -198,24 +202,34 @@ class TransitBackend:
     ) -> ProviderKey:
         """Have the engine unwrap the key.
 
-        Its name tells which import and which wrapped key it is. So whoever does not know how an import ended can repeat
-        it: the key that is there then is this one, and is not made twice.
+        Its name tells import, algorithm, wrapped key and public key. So whoever does not know how an import ended can
+        repeat it: what has that name then is its outcome, and is not made twice.
         """
-        del public_key  # The gateway compares it with the one that is read back.
         base, wrapping_key = _parse_state(state, label, algorithm)
         if method is not _METHOD or not 0 < len(wrapped) <= _MAX_WRAPPED:
             raise WrappedKeyError(
-                f"the transit engine takes keys wrapped by {_METHOD}, of at most {_MAX_WRAPPED} bytes"
+                f"the transit engine takes keys wrapped by {_METHOD}, of at most {_MAX_WRAPPED} bytes",
+                next_step=f"wrap the private key by {_METHOD}",
             )
-        name = f"{base}-{hashlib.sha256(algorithm.name.encode() + wrapped).hexdigest()[:16]}"
+        # Checked to be a key for the algorithm; and in one way of writing it, so that it can be compared.
+        wanted = _spki(load_public_key(algorithm, public_key))
+        parts = (algorithm.name.encode(), hashlib.sha256(wanted).digest(), wrapped)
+        name = f"{base}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}"
         if self._read(name) is None:
             self._import(name, algorithm, wrapped, wrapping_key)
         try:
-            return self._key(name, algorithm)
+            key = self._key(name, algorithm, self._existing(name))
+            if key.public_key == wanted:
+                return key
+            error: WrappedKeyError = PublicKeyMismatchError(
+                "the wrapped private key does not belong to the public key that was named; it was removed",
+                next_step="compare the fingerprints of both on the machine where the key was wrapped",
+            )
         except (AlgorithmNotSupportedError, KeyHandleError):
-            # Nobody has been given its handle: what is in it is refused each time.
-            self._remove(name)
-            raise WrappedKeyError(f"what was wrapped is not a private key for {algorithm.name}") from None
+            error = WrappedKeyError(f"what was wrapped is not a private key for {algorithm.name}; it was removed")
+        # Nobody has its handle: what has this name is refused every time.
+        self._remove(name)
+        raise error
 
     def end_import(self, state: bytes) -> None:
         """Do nothing: the wrapping key is the mount's own, and a key that was brought is to stay."""
@@ -278,23 +292,26 @@ class TransitBackend:
             raise _no_key()
         return data
 
-    def _key(self, name: str, algorithm: Algorithm) -> ProviderKey:
+    def _key(self, name: str, algorithm: Algorithm, data: dict[str, Any]) -> ProviderKey:
         """The transit key of a name, in its version 1."""
         handle = f"name={name};version=1;x-algorithm={algorithm.name}"
-        return ProviderKey(handle, algorithm, _public(self._existing(name), 1, algorithm))
+        return ProviderKey(handle, algorithm, _public(data, 1, algorithm))
 
     def _sign(self, name: str, version: int, body: dict[str, Any], batch: Sequence[bytes]) -> list[bytes]:
         inputs = [{"input": b64encode(payload).decode()} for payload in batch]
         answer = self._ask("post", f"sign/{name}", {**body, "batch_input": inputs})
         if answer.status == 413 or "too large" in answer.errors:
-            raise PayloadError("the transit server takes no payload of this length")
+            raise PayloadError(
+                "the transit server takes no payload of this length",
+                next_step="raise max_request_size (Vault: and max_json_string_value_length) of its listener",
+            )
         if answer.status in (400, 404):
             self._existing(name)
         if answer.status != 200:
             raise refusal(answer, self._uri, "sign")
         results = answer.data.get("batch_results")
         if not isinstance(results, list) or len(results) != len(batch):
-            raise ProviderUnavailableError("the transit server made another number of signatures than it was asked for")
+            raise _nonsense("gives another number of signatures than it was asked for")
         return [_signature(result, version) for result in results]
 
     def _remove(self, name: str) -> None:
@@ -311,7 +328,7 @@ class TransitBackend:
         spki = _der(answer.data.get("public_key"))
         key = serialization.load_der_public_key(spki)
         if not isinstance(key, rsa.RSAPublicKey) or key.key_size < 3072:
-            raise ProviderUnavailableError("the transit server's wrapping key is not an RSA key of 3072 bits or more")
+            raise _nonsense("gives a wrapping key that is not an RSA key of 3072 bits or more")
         return spki
 
     def _import(self, name: str, algorithm: Algorithm, wrapped: bytes, wrapping_key: str) -> None:
@@ -369,6 +386,13 @@ def _no_key() -> KeyHandleError:
     )
 
 
+def _nonsense(what: str) -> ProviderUnavailableError:
+    return ProviderUnavailableError(
+        f"the transit server {what}",
+        next_step="see whether a transit engine is at the mount, and nothing on the way there changes its answers",
+    )
+
+
 def _parse_handle(handle: str) -> tuple[str, int, Algorithm]:
     """Name, version and algorithm; the latter keeps an RSA key to the one padding that it was made for."""
     match = _HANDLE.fullmatch(handle)
@@ -409,7 +433,7 @@ def _public(data: dict[str, Any], version: int, algorithm: Algorithm) -> bytes:
 
 def _der(text: object, *, raw: bool = False) -> bytes:
     """SubjectPublicKeyInfo from PEM, or from the 32 bytes of an Ed25519 key in base64 where it is ``raw``."""
-    unreadable = ProviderUnavailableError("the transit server's public key cannot be read")
+    unreadable = _nonsense("gives a public key that cannot be read")
     if not isinstance(text, str):
         raise unreadable
     try:
@@ -420,6 +444,10 @@ def _der(text: object, *, raw: bool = False) -> bytes:
         )
     except ValueError:
         raise unreadable from None
+    return _spki(key)
+
+
+def _spki(key: Any) -> bytes:
     spki: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return spki
 
@@ -438,7 +466,7 @@ def _batches(payloads: Sequence[bytes], most: int) -> Iterator[Sequence[bytes]]:
 def _signature(result: object, version: int) -> bytes:
     """One signature, ``vault:v1:`` and base64. A batch is answered with 200 even where all in it failed."""
     if not isinstance(result, dict):
-        raise ProviderUnavailableError("the transit server's signature cannot be read")
+        raise _nonsense("gives a signature that cannot be read")
     error = result.get("error")
     if error:
         raise _item_error(error if isinstance(error, str) else "")
@@ -446,7 +474,7 @@ def _signature(result: object, version: int) -> bytes:
     if isinstance(text, str) and text.startswith(prefix):
         with suppress(ValueError):
             return b64decode(text.removeprefix(prefix), validate=True)
-    raise ProviderUnavailableError("the transit server's signature cannot be read")
+    raise _nonsense("gives a signature that cannot be read")
 
 
 def _item_error(text: str) -> ProviderError:

@@ -234,7 +234,10 @@ def _answer(response: requests.Response) -> Answer:
     for chunk in response.iter_content(_CHUNK):
         content += chunk
         if len(content) > MAX_ANSWER or time.monotonic() > end:
-            raise NoAnswerError("the transit server's answer is too long, or takes too long to come")
+            raise NoAnswerError(
+                "the transit server's answer is too long, or takes too long to come",
+                next_step="check host and port of the provider's URI, and what is on the way there",
+            )
     try:
         body = json.loads(content) if content else {}
     except (ValueError, RecursionError):

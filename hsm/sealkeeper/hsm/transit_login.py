@@ -242,5 +242,8 @@ def _auth(answer: Answer) -> dict[str, Any]:
 
 def _seconds(value: object) -> float:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ProviderUnavailableError("the transit server does not say how long the gateway's token lasts")
+        raise ProviderUnavailableError(
+            "the transit server does not say how long the gateway's token lasts",
+            next_step="see whether anything on the way to the server changes its answers",
+        )
     return float(value)
