@@ -112,7 +112,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "public.der").write_bytes(spki(KEY))
     (tmp_path / "other.pem").write_bytes(pem(OTHER))
     (tmp_path / "audit.vkey").write_text(log_verifier().vkey() + "\n")
-    (tmp_path / "other.vkey").write_text(log_verifier("other.example/audit").vkey() + "\n")
+    (tmp_path / "other.vkey").write_text(log_verifier("audit.other.example").vkey() + "\n")
     return tmp_path
 
 
@@ -162,6 +162,30 @@ def test_a_ceremony_is_a_page_that_a_printer_takes(gateway: Gateway, capfd: pyte
     ):
         assert said in out, said
     assert [one for one, _ in gateway.asked] == ["GetKeyCeremony"]
+
+
+@pytest.mark.parametrize(
+    ("event", "method", "said"),
+    [
+        ("CREATED", "KeyService/CreateKey", "made in the key store, with a new key"),
+        ("ROTATED", "KeyService/RotateKey", "the key's next version"),
+        ("STANDBY_ADDED", "KeyService/AddStandbyVersion", "in a second key store"),
+    ],
+)
+def test_every_event_has_its_page(
+    gateway: Gateway, capfd: pytest.CaptureFixture[str], event: str, method: str, said: str
+) -> None:
+    def change(document: Any) -> None:
+        document.update({"event": event, "import": None})
+        document["evidence"]["attestation"].update(content=None, certificates=None)
+
+    made = Made(change_payload=change, change_record=lambda one: one.update(method=method))
+    gateway.answers["GetKeyCeremony"] = ceremony(made.kept())
+    assert command(gateway, "keys", "ceremony", "release/1") == 0
+    out = capfd.readouterr().out
+    assert said in out
+    assert "VENDOR_V1, too long for the record" in out
+    assert "How it was brought" not in out
 
 
 def test_a_page_stays_plain_whatever_the_record_says(gateway: Gateway, capfd: pytest.CaptureFixture[str]) -> None:

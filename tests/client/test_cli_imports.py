@@ -172,6 +172,7 @@ def test_the_import_document_holds_the_attestation(gateway: Gateway, capfd: pyte
         ["begin", "own", "-o", "import.json", "--offline-tool", "nowhere/wrap.py"],
         ["begin", "own", "-o", "import.json", "--label", "a"],
         ["begin", "own"],
+        ["begin", "own", "-o", "import.json", "--standby"],
         ["begin", "own", "-o", "import.json", "--algorithm", "DSA"],
     ],
 )

@@ -215,6 +215,11 @@ def test_without_the_server_doctor_names_what_to_install(
         ("sealkeeper keys set-state release/1 D", "DESTROY_SCHEDULED"),
         ("sealkeeper keys create x --algorithm PKIX_E", "PKIX_ED25519"),
         ("sealkeeper sign --material ", "certificate"),
+        ("sealkeeper keys import ", "finish"),
+        ("sealkeeper keys import begin x --algorithm ML", "ML_DSA_65"),
+        ("sealkeeper keys import wrap a b --method RSA_OAEP_SHA1", "RSA_OAEP_SHA1_AES_256_KWP"),
+        ("sealkeeper keys standby x --failover m", "manual"),
+        ("sealkeeper providers s", "show"),
     ],
 )
 def test_a_shell_is_offered_options_states_and_algorithms(
@@ -228,7 +233,7 @@ def test_a_shell_is_offered_options_states_and_algorithms(
     assert offered in capfd.readouterr().out.split()
 
 
-@pytest.mark.parametrize("command", ["verify", "sign", "keys", "trust", "log", "doctor"])
+@pytest.mark.parametrize("command", ["verify", "sign", "keys", "trust", "log", "providers", "doctor"])
 def test_help_says_the_exit_codes(capfd: pytest.CaptureFixture[str], command: str) -> None:
     assert run([command, "--help"]) == 0
     assert "Exit codes: 0" in capfd.readouterr().out

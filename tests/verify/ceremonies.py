@@ -18,7 +18,7 @@ from tests.verify.naive_tree import inclusion_proof, root
 
 VERSION = "tenants/acme/keys/release/versions/1"
 KIND = "application/vnd.sealkeeper.key-ceremony.v1+json"
-ORIGIN = "sealkeeper.example/audit"
+ORIGIN = "audit.sealkeeper.example"
 Change = Callable[[Any], None]
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 

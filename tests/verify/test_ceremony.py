@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sealkeeper.verify import CeremonyResult, KeptCeremony, LogProof, StepFailedError, verify_ceremony
 from sealkeeper.verify.strict_json import JsonError
@@ -293,10 +295,53 @@ def test_a_checkpoint_must_be_the_logs_and_of_the_proofs_size() -> None:
         replace(proof, checkpoint=proof.checkpoint.partition("\n\n")[0] + "\n"),
         replace(proof, checkpoint=proof.checkpoint.replace("\n5\n", "\n6\n")),
         proof_of(record, key=OTHER_LOG),
-        proof_of(record, origin="sealkeeper.example/transparency"),
+        proof_of(record, origin="transparency.sealkeeper.example"),
         proof_of(record, size=6),
     ):
         assert failed_at(checked(record, spoiled)) == "checkpoint"
+
+
+def test_a_record_belongs_in_the_log_of_the_gateway_that_it_names() -> None:
+    other = "audit.other.example"
+    record = Made().record()
+    assert failed_at(checked(record, proof_of(record, origin=other), log=log_verifier(other))) == "checkpoint"
+    assert failed_at(checked(record, proof_of(record, origin=other), log=None)) == "checkpoint"
+    moved = Made(change_payload=put("gateway", "other.example")).record()
+    assert failed_at(checked(moved, proof_of(moved))) == "checkpoint"
+    assert checked(moved, proof_of(moved, origin=other), log=log_verifier(other)).verified
+
+
+def test_no_byte_of_a_record_can_be_another() -> None:
+    record = Made().record()
+    proof = proof_of(record)
+    for place in range(len(record)):
+        spoiled = bytearray(record)
+        spoiled[place] ^= 1
+        failed_at(checked(bytes(spoiled), proof))
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_record_is_an_answer_and_no_exception(data: bytes) -> None:
+    failed_at(checked(data, proof_of(data)))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=9,
+)
+
+
+@given(st.sampled_from(sorted(payload())), JSON)
+def test_whatever_is_in_a_payload_is_an_answer_and_no_exception(name: str, value: Any) -> None:
+    result = Made(change_payload=put(name, value)).verify()
+    assert result.verified == result.steps[-1].passed
+
+
+@given(st.sampled_from(["record", "envelope"]), st.sampled_from(["payload", "signatures", "details", "time"]), JSON)
+def test_whatever_is_in_a_record_is_an_answer_and_no_exception(where: str, name: str, value: Any) -> None:
+    change = put(name, value)
+    failed_at((Made(change_record=change) if where == "record" else Made(change_envelope=change)).verify())
 
 
 def test_without_the_logs_key_the_result_says_that_the_log_was_not_checked() -> None:

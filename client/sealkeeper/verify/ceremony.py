@@ -386,10 +386,13 @@ class _Verification:
     def _check_checkpoint(self) -> str:
         note = parse_signed_note(self._proof.checkpoint)
         checkpoint = parse_checkpoint(note.text)
+        origin = f"audit.{self._ceremony.gateway}"
         if self._log is not None:
             self._log.verify(note)
-            if checkpoint.origin != self._log.name:
-                raise VerifyError(f"the checkpoint is of {checkpoint.origin!r}, not of {self._log.name!r}")
+            if self._log.name != origin:
+                raise VerifyError(f"the log's key is that of {self._log.name!r}; the record belongs in {origin!r}")
+        if checkpoint.origin != origin:
+            raise VerifyError(f"the checkpoint is of {checkpoint.origin!r}; the record belongs in {origin!r}")
         if checkpoint.size != self._proof.tree_size:
             raise VerifyError(f"the checkpoint is of {checkpoint.size} entries, the proof of {self._proof.tree_size}")
         self._checkpoint = checkpoint

@@ -88,6 +88,8 @@ def begin(
     from sealkeeper.client.key_wrapping import standalone
 
     options, given = options_of(context), labels(label)
+    if standby and not provider:
+        raise typer.BadParameter("must be named for a key that is to stand by", param_hint="--provider")
     full = options.key_name(key)
     parent, _, key_id = full.partition("/keys/")
     with OutputFile(output, room=_ROOM) as place, _optional_file(offline_tool) as tool:

@@ -14,6 +14,7 @@ from sealkeeper.client.cli.options import EXIT_CODES, Json, Key, PublishPeriod, 
 from sealkeeper.client.cli.output import print_json, print_table, print_text, printable
 from sealkeeper.client.cli.output_file import STDOUT, OutputFile
 from sealkeeper.client.cli.resources import (
+    ceremony_hint,
     enum_name,
     key_document,
     known_name,
@@ -57,6 +58,7 @@ def create(
         return
     print_text(f"made {made.key.name} ({algorithm})")
     print_text(f"  {made.version.name} is ACTIVE, {where(made.version)}")
+    print_text(f"  {ceremony_hint(made.version)}")
 
 
 @app.command("list")
@@ -129,6 +131,7 @@ def rotate(
         print_json({"key": key_document(made.key), "version": version_document(made.version)})
         return
     print_text(made_text(made.version))
+    print_text(f"  {ceremony_hint(made.version)}")
 
 
 @app.command()
@@ -157,6 +160,7 @@ def standby(
         return
     print_text(made_text(made.version))
     print_text(f"  {where(made.version)}, failover {policy.lower()}")
+    print_text(f"  {ceremony_hint(made.version)}")
     print_text("  verifiers need it with their next: sealkeeper trust export")
 
 

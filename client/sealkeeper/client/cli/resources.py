@@ -107,6 +107,11 @@ def made_text(version: resources_pb2.KeyVersion) -> str:
     return f"made {version.name}: {state}{when}"
 
 
+def ceremony_hint(version: resources_pb2.KeyVersion) -> str:
+    """Where to find how a version came to be."""
+    return f"how it came to be, for the file: sealkeeper keys ceremony {short_name(version.name)}"
+
+
 def print_versions(found: list[resources_pb2.KeyVersion]) -> None:
     """A table of a key's versions."""
     rows = [
