@@ -11,7 +11,6 @@ from typing import Any
 
 from azure.keyvault.keys import KeyProperties, KeyVaultKey
 from azure.keyvault.keys.crypto import SignatureAlgorithm
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
 
@@ -172,6 +171,9 @@ def _plain(value: object) -> str:
 
 def attestation_of(properties: KeyProperties) -> Attestation | None:
     """The attestation of a key in a Managed HSM: its two statements in one JSON document, as the store writes them."""
+    # Imported when needed: it takes a good part of a worker's start.
+    from cryptography import x509
+
     said = properties.attestation
     if said is None or not said.private_key_attestation:
         return None
