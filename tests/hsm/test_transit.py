@@ -709,6 +709,27 @@ def test_a_key_that_the_server_would_give_out_is_said_to_be_exportable(bao: Open
         assert said.claims[way_out] == "true"
 
 
+@pytest.mark.parametrize(
+    ("said", "origin", "exportable"),
+    [
+        ({}, Origin.UNKNOWN, None),
+        ({"exportable": False}, Origin.UNKNOWN, None),
+        ({"exportable": "no", "allow_plaintext_backup": "no", "imported_key": "no"}, Origin.UNKNOWN, None),
+        ({"allow_plaintext_backup": True, "imported_key": True}, Origin.IMPORTED, True),
+    ],
+)
+def test_what_the_server_does_not_say_of_a_key_is_not_made_up(
+    bao: OpenBao, said: dict[str, object], origin: Origin, exportable: bool | None
+) -> None:
+    with fronted(bao) as (before, uri), opened(uri) as backend:
+        key = backend.generate("silent", P256)
+        found = bao.root("GET", f"transit/keys/{name_of(key)}")["data"]
+        body = json.dumps({"data": {"type": found["type"], "keys": found["keys"], **said}}).encode()
+        before.decide = lambda _method, path: Reply(200, body) if "/transit/keys/" in path else None
+        evidence = backend.evidence(key.handle)
+        assert (evidence.origin, evidence.exportable) == (origin, exportable)
+
+
 def test_an_imported_key_is_said_to_be_one(bao: OpenBao) -> None:
     private = new_private_key("secp256r1")
     with opened(bao.uri(bao.approle())) as backend:
@@ -799,6 +820,18 @@ def test_a_key_that_somebody_deleted_is_not_found_and_one_that_was_limited_is_no
         with pytest.raises(ProviderPermissionError, match="this version") as refused:
             backend.sign(limited.handle, P256, [DIGEST])
         assert "min_encryption_version" in refused.value.next_step
+
+
+def test_a_key_that_was_soft_deleted_does_not_sign_until_it_is_restored(bao: OpenBao) -> None:
+    with opened(bao.uri(bao.approle())) as backend:
+        key = backend.generate("soft", P256)
+        bao.root("DELETE", f"transit/keys/{name_of(key)}/soft-delete")
+        with pytest.raises(ProviderPermissionError, match="soft-deleted") as deleted:
+            backend.sign(key.handle, P256, [DIGEST])
+        assert "soft-delete-restore" in deleted.value.next_step
+        assert backend.evidence(key.handle).claims["soft_deleted"] == "true"
+        bao.root("POST", f"transit/keys/{name_of(key)}/soft-delete-restore", {})
+        assert signs(backend, key)
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ class TransitBackend:
         origin = {True: Origin.IMPORTED, False: Origin.GENERATED}.get(imported) if isinstance(imported, bool) else None
         # A backup in clear gives the private key out just as an export does.
         ways_out = [data.get("exportable"), data.get("allow_plaintext_backup")]
-        exportable = any(ways_out) if all(isinstance(one, bool) for one in ways_out) else None
+        exportable = True if True in ways_out else False if ways_out == [False, False] else None
         return KeyEvidence(ProtectionLevel.EXTERNAL, origin or Origin.UNKNOWN, exportable, claims)
 
     def begin_import(self, label: str, algorithm: Algorithm) -> WrappingKey:
@@ -480,6 +480,11 @@ def _signature(result: object, version: int) -> bytes:
 def _item_error(text: str) -> ProviderError:
     if "higher than the latest" in text:
         return _no_key()
+    if "soft-deleted" in text:
+        return ProviderPermissionError(
+            "the key was soft-deleted in the transit engine, which does not sign with it until it is restored",
+            next_step="find out who did it and why; to restore it: bao write -f MOUNT/keys/NAME/soft-delete-restore",
+        )
     if "version" in text:
         return ProviderPermissionError(
             "the transit engine does not let this version of the key sign",
