@@ -12,10 +12,12 @@ from tests.stores.google_kms import google_kms
 from tests.stores.openbao import openbao
 from tests.stores.softhsm import softhsm
 from tests.stores.software import software
+from tests.stores.tpm import tpm
 
 STORES: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
     "software": software,
     "softhsm": softhsm,
+    "tpm": tpm,
     "azurekv": azure_vault,
     "gcpkms": google_kms,
     "awskms": moto_kms,

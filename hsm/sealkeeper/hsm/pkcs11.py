@@ -9,22 +9,17 @@ A PIN is sent once: never where the token says that one more mistake would lock 
 
 from __future__ import annotations
 
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote_to_bytes
 
 import pkcs11
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, TokenFlag, exceptions
-from pkcs11.constants import MechanismFlag
+from pkcs11 import Attribute, Mechanism, ObjectClass, SignMixin, exceptions
 from pkcs11.mechanisms import MGF
-from pkcs11.util.ec import encode_named_curve_parameters
 
-from sealkeeper.hsm.algorithms import ALGORITHMS, Algorithm, load_public_key
+from sealkeeper.hsm import pkcs11_import
+from sealkeeper.hsm.algorithms import Algorithm
 from sealkeeper.hsm.backend import BackendLostError, require_algorithm
 from sealkeeper.hsm.errors import (
     AlgorithmNotSupportedError,
@@ -33,30 +28,18 @@ from sealkeeper.hsm.errors import (
     ProviderConfigurationError,
     ProviderUnavailableError,
 )
-from sealkeeper.hsm.provider import ProtectionLevel, ProviderInfo, ProviderKey
-from sealkeeper.hsm.secret_file import read_secret
-from sealkeeper.hsm.uri import Pkcs11Uri, parse_pkcs11_uri
+from sealkeeper.hsm.pkcs11_evidence import evidence_of, mapper
+from sealkeeper.hsm.pkcs11_keys import generate_pair, handle_of, new_identifier, parse_handle, spki_of
+from sealkeeper.hsm.pkcs11_modules import quirks_of
+from sealkeeper.hsm.pkcs11_token import describe, find_token, offered, pin_of, require_tries
+from sealkeeper.hsm.provider import KeyEvidence, ProtectionLevel, ProviderInfo, ProviderKey, WrapMethod, WrappingKey
+from sealkeeper.hsm.uri import parse_pkcs11_uri
 
 _T = TypeVar("_T")
 _CACHE_LIMIT = 10_000
 
 # DER DigestInfo up to the digest (RFC 8017 section 9.2, note 1): CKM_RSA_PKCS pads what it is given.
 _DIGEST_INFO_SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
-
-_CURVES: dict[str, ec.EllipticCurve] = {
-    "secp256r1": ec.SECP256R1(),
-    "secp384r1": ec.SECP384R1(),
-    "secp521r1": ec.SECP521R1(),
-}
-_KEY_BITS = {"secp256r1": 256, "secp384r1": 384, "secp521r1": 521}
-# EC_PARAMS of Ed25519 as PKCS #11 v3.0 has them: the name of the curve as a PrintableString (section 2.3.5).
-_ED25519_PARAMS = b"\x13\x0cedwards25519"
-_SIGNS = {
-    "ecdsa": (Mechanism.ECDSA, Mechanism.EC_KEY_PAIR_GEN),
-    "ed25519": (Mechanism.EDDSA, Mechanism.EC_EDWARDS_KEY_PAIR_GEN),
-    "rsa-pkcs1v15": (Mechanism.RSA_PKCS, Mechanism.RSA_PKCS_KEY_PAIR_GEN),
-    "rsa-pss": (Mechanism.RSA_PKCS_PSS, Mechanism.RSA_PKCS_KEY_PAIR_GEN),
-}
 
 # After these the session is worth opening anew; object handles go with it.
 _LOST = (
@@ -95,21 +78,28 @@ class Pkcs11Backend:
             raise ProviderConfigurationError(
                 "the PKCS#11 module cannot be loaded", next_step=f"check that {self._uri.module_path} is the library"
             ) from None
+        self._quirks = quirks_of(self._library)
         try:
             token = self._open(relogin=False)
         except exceptions.PKCS11Error as error:
             raise ProviderUnavailableError(f"the token cannot be opened ({type(error).__name__})") from None
-        self.info = ProviderInfo("pkcs11", _describe(token), ProtectionLevel.HSM, _offered(token))
+        self.info = ProviderInfo(
+            "pkcs11",
+            describe(token),
+            ProtectionLevel.HSM,
+            offered(token) - self._quirks.cannot_sign,
+            wrap_methods=pkcs11_import.wrap_methods(token, self._quirks),
+        )
 
     def generate(self, label: str, algorithm: Algorithm) -> ProviderKey:
         """Make a key pair in the token: sensitive, not extractable, for signing only."""
-        identifier = secrets.token_bytes(16)
-        handle = _handle(identifier, algorithm)
+        identifier = new_identifier()
+        handle = handle_of(identifier, algorithm)
 
         def make() -> bytes:
-            public, private = self._generate(label, identifier, algorithm)
+            public, private = generate_pair(self._session, label, identifier, algorithm, self._quirks)
             try:
-                spki = _spki(public, algorithm)
+                spki = spki_of(public, algorithm)
             except BaseException:
                 private.destroy()
                 public.destroy()
@@ -117,20 +107,17 @@ class Pkcs11Backend:
             self._remember(handle, algorithm, private)
             return spki
 
-        try:
-            return ProviderKey(handle, algorithm, self._recovering(make))
-        except (exceptions.MechanismInvalid, exceptions.KeySizeRange, exceptions.DomainParamsInvalid):
-            raise AlgorithmNotSupportedError(f"the token refuses to make a key for {algorithm.name}") from None
+        return ProviderKey(handle, algorithm, self._recovering(self._once(identifier, make)))
 
     def public_key(self, handle: str) -> ProviderKey:
         """Read the public key from the token, whose private key must be there too."""
-        identifier, algorithm = _parse_handle(handle)
+        identifier, algorithm = parse_handle(handle)
 
         def read() -> bytes:
             self._private(handle)
-            return _spki(self._find(identifier, ObjectClass.PUBLIC_KEY), algorithm)
+            return spki_of(self._find(identifier, ObjectClass.PUBLIC_KEY), algorithm)
 
-        return ProviderKey(handle, algorithm, self._recovering(read))
+        return ProviderKey(handle, algorithm, self._seeing(read))
 
     def sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
         """Sign each payload."""
@@ -141,19 +128,42 @@ class Pkcs11Backend:
             one = _SIGNERS[algorithm.family]
             return [one(private, payload) for payload in payloads]
 
-        return self._recovering(sign)
+        return self._seeing(sign)
 
     def destroy(self, handle: str) -> None:
         """Remove both objects."""
-        identifier, _ = _parse_handle(handle)
+        identifier, _ = parse_handle(handle)
         self._objects.pop(handle, None)
 
-        def remove() -> None:
-            for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
-                for found in list(self._session.get_objects({Attribute.CLASS: kind, Attribute.ID: identifier})):
-                    found.destroy()
+        self._recovering(lambda: self._remove(identifier))
 
-        self._recovering(remove)
+    def evidence(self, handle: str) -> KeyEvidence:
+        """Read the private key's attributes back."""
+        return self._seeing(lambda: evidence_of(self._private(handle)[1], self.info.protection_level))
+
+    def begin_import(self, label: str, algorithm: Algorithm) -> WrappingKey:
+        """Make a wrapping key pair in the token, and try what it unwraps with it."""
+        return self._recovering(lambda: pkcs11_import.offer(self._session, label, algorithm, self.info.wrap_methods))
+
+    def finish_import(
+        self, state: bytes, label: str, algorithm: Algorithm, method: WrapMethod, wrapped: bytes, public_key: bytes
+    ) -> ProviderKey:
+        """Unwrap a private key in the token."""
+        identifier = new_identifier()
+        handle = handle_of(identifier, algorithm)
+
+        def unwrap() -> bytes:
+            private, spki = pkcs11_import.finish(
+                self._session, state, label, identifier, algorithm, method, wrapped, public_key
+            )
+            self._remember(handle, algorithm, private)
+            return spki
+
+        return ProviderKey(handle, algorithm, self._recovering(self._once(identifier, unwrap)))
+
+    def end_import(self, state: bytes) -> None:
+        """Remove the wrapping key pair."""
+        self._recovering(lambda: pkcs11_import.end(self._session, state))
 
     def check(self) -> None:
         """Ask the token for random bytes."""
@@ -170,14 +180,14 @@ class Pkcs11Backend:
                 return
 
     def _open(self, *, relogin: bool) -> Any:
-        token = _find_token(self._library, self._uri)
-        _require_tries(token.flags, relogin=relogin)
-        pin = _pin(self._uri)
+        token = find_token(self._library, self._uri)
+        require_tries(token.flags, relogin=relogin)
+        pin = pin_of(self._uri)
         try:
-            self._session = token.open(rw=True, user_pin=pin)
+            self._session = token.open(rw=True, user_pin=pin, attribute_mapper=mapper())
         except exceptions.UserAlreadyLoggedIn:
             # The login belongs to the process, not to the session that was lost.
-            self._session = token.open(rw=True)
+            self._session = token.open(rw=True, attribute_mapper=mapper())
         except (exceptions.PinIncorrect, exceptions.PinInvalid, exceptions.PinLenRange):
             raise PinRefusedError(
                 "the token refused the PIN", next_step="correct the PIN file; it will not be tried again before"
@@ -213,35 +223,43 @@ class Pkcs11Backend:
                 raise
             raise BackendLostError("the token is not there", next_step="put the token back") from None
 
-    def _generate(self, label: str, identifier: bytes, algorithm: Algorithm) -> tuple[Any, Any]:
-        names: dict[str, Any] = {
-            "id": identifier,
-            "label": label,
-            "store": True,
-            "public_template": {Attribute.VERIFY: True, Attribute.ENCRYPT: False, Attribute.WRAP: False},
-            "private_template": {
-                Attribute.PRIVATE: True,
-                Attribute.SENSITIVE: True,
-                Attribute.EXTRACTABLE: False,
-                Attribute.SIGN: True,
-                Attribute.DECRYPT: False,
-                Attribute.UNWRAP: False,
-            },
-        }
-        if algorithm.family in ("rsa-pkcs1v15", "rsa-pss"):
-            return tuple(self._session.generate_keypair(KeyType.RSA, int(algorithm.parameter), **names))
-        kind, params = KeyType.EC_EDWARDS, _ED25519_PARAMS
-        if algorithm.family == "ecdsa":
-            kind, params = KeyType.EC, encode_named_curve_parameters(str(algorithm.parameter))
-        # They can encrypt nothing, and some tokens refuse to be told so.
-        for template, unknown in (("public_template", "ENCRYPT"), ("private_template", "DECRYPT")):
-            del names[template][Attribute[unknown]]
-        domain = self._session.create_domain_parameters(kind, {Attribute.EC_PARAMS: params}, local=True)
-        return tuple(domain.generate_keypair(**names))
+    def _once(self, identifier: bytes, make: Callable[[], _T]) -> Callable[[], _T]:
+        """Make key objects; when it is done again, remove those of the first time, which may be there unseen."""
+        begun = False
+
+        def again() -> _T:
+            nonlocal begun
+            if begun:
+                self._remove(identifier)
+            begun = True
+            return make()
+
+        return again
+
+    def _remove(self, identifier: bytes) -> None:
+        for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
+            for found in list(self._session.get_objects({Attribute.CLASS: kind, Attribute.ID: identifier})):
+                found.destroy()
+
+    def _seeing(self, action: Callable[[], _T]) -> _T:
+        """Do it; where a key is missing and the module does not see what others make, start it anew and look again."""
+        try:
+            return self._recovering(action)
+        except KeyHandleError:
+            if not self._quirks.blind:
+                raise
+        self.close()
+        try:
+            self._library.reinitialize()
+        except exceptions.PKCS11Error:
+            raise BackendLostError("the token does not answer", next_step="look at the token") from None
+        return self._recovering(action)
 
     def _private(self, handle: str) -> tuple[Algorithm, Any]:
-        identifier, algorithm = _parse_handle(handle)
+        identifier, algorithm = parse_handle(handle)
         private = self._find(identifier, ObjectClass.PRIVATE_KEY)
+        if not isinstance(private, SignMixin):
+            raise KeyHandleError("the token's key is not one to sign with")
         self._remember(handle, algorithm, private)
         return algorithm, private
 
@@ -257,126 +275,10 @@ class Pkcs11Backend:
             self._objects.popitem(last=False)
 
 
-def _pin(uri: Pkcs11Uri) -> str:
-    try:
-        return read_secret(uri.pin_source, "PIN").decode("utf-8")
-    except UnicodeDecodeError:
-        raise ProviderConfigurationError("the PIN file is not UTF-8") from None
-
-
 def _translated(error: exceptions.PKCS11Error) -> Exception:
     if isinstance(error, (exceptions.MechanismInvalid, exceptions.KeySizeRange, exceptions.DomainParamsInvalid)):
         return AlgorithmNotSupportedError(f"the token refuses the algorithm ({type(error).__name__})")
     return ProviderUnavailableError(f"the token refused ({type(error).__name__})")
-
-
-def _handle(identifier: bytes, algorithm: Algorithm) -> str:
-    """RFC 7512 path attributes; the vendor attribute keeps an RSA key to the one padding that it was made for."""
-    return f"id={''.join(f'%{byte:02x}' for byte in identifier)};x-algorithm={quote(algorithm.name)}"
-
-
-def _parse_handle(handle: str) -> tuple[bytes, Algorithm]:
-    identifier, separator, name = handle.removeprefix("id=").partition(";x-algorithm=")
-    if not handle.startswith("id=") or not separator or name not in ALGORITHMS:
-        raise KeyHandleError("the token has no such key")
-    return unquote_to_bytes(identifier), ALGORITHMS[name]
-
-
-def _find_token(library: Any, uri: Pkcs11Uri) -> Any:
-    found = []
-    for slot in library.get_slots(token_present=True):
-        if uri.slot_id is not None and slot.slot_id != uri.slot_id:
-            continue
-        try:
-            token = slot.get_token()
-        except (exceptions.TokenNotPresent, exceptions.TokenNotRecognised):
-            continue
-        if _fits(token, uri):
-            found.append(token)
-    if len(found) != 1:
-        count = "no token fits" if not found else f"{len(found)} tokens fit"
-        raise ProviderConfigurationError(
-            f"{count} the pkcs11: URI", next_step="name the token with token=, serial= or slot-id="
-        )
-    return found[0]
-
-
-def _fits(token: Any, uri: Pkcs11Uri) -> bool:
-    if not token.flags & TokenFlag.TOKEN_INITIALIZED:
-        return False
-    serial = token.serial.decode("utf-8", "replace") if isinstance(token.serial, bytes) else token.serial
-    pairs = (
-        (uri.token, token.label),
-        (uri.manufacturer, token.manufacturer_id),
-        (uri.model, token.model),
-        (uri.serial, serial),
-    )
-    return all(wanted is None or wanted == is_ for wanted, is_ in pairs)
-
-
-def _require_tries(flags: TokenFlag, *, relogin: bool) -> None:
-    if flags & (TokenFlag.USER_PIN_LOCKED | TokenFlag.USER_PIN_FINAL_TRY):
-        raise PinRefusedError(
-            "the token's user PIN is locked, or one more mistake would lock it; the PIN was not tried",
-            next_step="log in once by hand with the right PIN, or have the security officer reset it",
-        )
-    if relogin and flags & TokenFlag.USER_PIN_COUNT_LOW:
-        raise PinRefusedError(
-            "wrong PINs were tried on the token since the gateway logged in; the PIN was not tried again",
-            next_step="find out who tried, log in once by hand with the right PIN, and start the gateway anew",
-        )
-
-
-def _describe(token: Any) -> str:
-    version = ".".join(map(str, token.firmware_version))
-    return f"{token.manufacturer_id.strip()} {token.model.strip()} {version}, token {token.label.strip()!r}"
-
-
-def _offered(token: Any) -> frozenset[str]:
-    mechanisms = token.slot.get_mechanisms()
-
-    def offers(algorithm: Algorithm) -> bool:
-        if algorithm.family not in _SIGNS:
-            return False
-        signing, generating = _SIGNS[algorithm.family]
-        if not {signing, generating} <= mechanisms:
-            return False
-        if algorithm.family == "ed25519":
-            return True
-        bits = int(_KEY_BITS.get(str(algorithm.parameter), algorithm.parameter))
-        limits = token.slot.get_mechanism_info(signing)
-        # Some modules leave the limits at 0: unknown, so the token is asked when it comes to it.
-        small_enough = limits.max_key_length in (0, None) or bits <= limits.max_key_length
-        return bool(limits.flags & MechanismFlag.SIGN) and (limits.min_key_length or 0) <= bits and small_enough
-
-    return frozenset(name for name, algorithm in ALGORITHMS.items() if offers(algorithm))
-
-
-def _spki(public: Any, algorithm: Algorithm) -> bytes:
-    try:
-        if algorithm.family in ("rsa-pkcs1v15", "rsa-pss"):
-            numbers = (public[name] for name in (Attribute.PUBLIC_EXPONENT, Attribute.MODULUS))
-            key: Any = rsa.RSAPublicNumbers(*(int.from_bytes(number, "big") for number in numbers)).public_key()
-        else:
-            point = _octets(public[Attribute.EC_POINT])
-            if algorithm.family == "ed25519":
-                key = ed25519.Ed25519PublicKey.from_public_bytes(point)
-            else:
-                key = ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[str(algorithm.parameter)], point)
-    except (ValueError, TypeError):
-        raise ProviderUnavailableError("the token's public key is not one for the algorithm") from None
-    spki: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    load_public_key(algorithm, spki)
-    return spki
-
-
-def _octets(value: bytes) -> bytes:
-    """The content of a DER OCTET STRING (X.690 section 8.7), in which tokens wrap a point."""
-    if len(value) > 2 and value[0] == 4 and value[1] == len(value) - 2 < 128:
-        return value[2:]
-    if len(value) > 3 and value[:2] == b"\x04\x81" and value[2] == len(value) - 3:
-        return value[3:]
-    return value
 
 
 def _sign_ecdsa(private: Any, digest: bytes) -> bytes:
