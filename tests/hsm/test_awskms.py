@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError, SSLError
+from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError, SSLError
+from botocore.session import Session
 from botocore.stub import Stubber
 from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa
 
@@ -688,6 +689,33 @@ def test_requests_at_a_time_have_a_connection_each_and_an_end(backend: AwsKmsBac
     assert config.max_pool_connections >= backend.concurrency
     assert max(config.connect_timeout, config.read_timeout) <= 10
     assert config.retries["total_max_attempts"] == 1
+
+
+def test_what_the_sdk_asks_by_itself_to_get_credentials_has_an_end_too(
+    bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("a token of the platform's")
+    bare.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    bare.setenv("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/keys")
+    asked: list[Any] = []
+
+    def send(request: Any, **_: Any) -> None:
+        asked.append(request.url)
+        raise EndpointConnectionError(endpoint_url=request.url)
+
+    class Watched(Session):  # type: ignore[misc]  # botocore has no types
+        def create_client(self, *args: Any, **more: Any) -> Any:
+            made = super().create_client(*args, **more)
+            assert max(made.meta.config.connect_timeout, made.meta.config.read_timeout) <= 10
+            made.meta.events.register("before-send.sts", send)
+            return made
+
+    bare.setattr("sealkeeper.hsm.awskms_credentials.Session", Watched)
+    pauses: list[float] = []
+    with pytest.raises(ProviderUnavailableError):
+        AwsKmsBackend("awskms:region=eu-central-1?endpoint=http://127.0.0.1:9", sleep=pauses.append)
+    assert set(asked) == {"https://sts.eu-central-1.amazonaws.com/"}
+    assert len(asked) == 5
 
 
 def access_key(backend: AwsKmsBackend) -> str:

@@ -125,6 +125,7 @@ _MISCONFIGURED = (
     exceptions.InvalidConfigError,
     exceptions.InvalidRegionError,
     exceptions.BaseEndpointResolverError,
+    exceptions.EndpointProviderError,
     exceptions.MissingDependencyException,
 )
 _UNAUTHENTICATED = (
@@ -132,6 +133,7 @@ _UNAUTHENTICATED = (
     exceptions.NoAuthTokenError,
     exceptions.TokenRetrievalError,
     exceptions.MetadataRetrievalError,
+    exceptions.SSOError,
 )
 
 _Short: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
@@ -149,9 +151,9 @@ class KeyMetadata(msgspec.Struct, rename="pascal"):
     key_usage: _Short
     origin: _Short
     multi_region: bool = False
-    expiration_model: str | None = None
-    custom_key_store_id: str | None = None
-    cloud_hsm_cluster_id: str | None = None
+    expiration_model: _Short | None = None
+    custom_key_store_id: _Short | None = None
+    cloud_hsm_cluster_id: _Short | None = None
 
 
 class Described(msgspec.Struct, rename="pascal"):
@@ -365,9 +367,12 @@ def _failure(error: Exception) -> ProviderError:
             "the certificate of the AWS KMS endpoint is not trusted",
             next_step="check who answers at the endpoint; name a private authority with AWS_CA_BUNDLE",
         )
-    return ProviderUnavailableError(
-        f"AWS KMS cannot be reached ({name})", next_step="check the network, and the VPC endpoint where there is one"
-    )
+    if isinstance(error, _UNREACHABLE):
+        return ProviderUnavailableError(
+            f"AWS KMS cannot be reached ({name})",
+            next_step="check the network, and the VPC endpoint where there is one",
+        )
+    return ProviderUnavailableError(f"AWS's SDK failed ({name})", next_step="try again; if it stays so, report it")
 
 
 _TEXTS: dict[str, tuple[type[ProviderError], str, str]] = {

@@ -35,7 +35,7 @@ def open_session(uri: AwsKmsUri, region: str, config: Config) -> boto3.Session:
         ProviderConfigurationError: there are none, or the file with them cannot be used.
         BotoCoreError: the SDK cannot load them.
     """
-    session = Session(profile=uri.profile)
+    session = _session(uri, region, config)
     if uri.credentials_source is not None:
         _give(session, _FileCredentials(uri.credentials_source))
     source = session.get_credentials()
@@ -49,9 +49,18 @@ def open_session(uri: AwsKmsUri, region: str, config: Config) -> boto3.Session:
     create = partial(session.create_client, region_name=region, endpoint_url=uri.sts_endpoint, config=config)
     fetcher = AssumeRoleCredentialFetcher(create, source, uri.role_arn, {"RoleSessionName": "sealkeeper"})
     # A session keeps the credentials that it has loaded, so those of the role need one of their own.
-    in_role = Session(profile=uri.profile)
+    in_role = _session(uri, region, config)
     _give(in_role, DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role"))
     return boto3.Session(botocore_session=in_role)
+
+
+def _session(uri: AwsKmsUri, region: str, config: Config) -> Session:
+    session = Session(profile=uri.profile)
+    # Those clients too with which the SDK itself fetches credentials: by its own, they wait for minutes, and go to
+    # another region.
+    session.set_config_variable("region", region)
+    session.set_default_client_config(config)
+    return session
 
 
 def _give(session: Session, credentials: Any) -> None:
