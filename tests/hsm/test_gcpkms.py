@@ -337,6 +337,11 @@ def test_a_key_that_cannot_be_generated_leaves_nothing(service: GoogleKms, backe
         backend.generate("release", P256)
     assert not service.keys
     assert not service.versions
+    service.refuse("DeleteCryptoKeyVersion", grpc.StatusCode.PERMISSION_DENIED)
+    with pytest.raises(ProviderUnavailableError, match="could not generate") as caught:
+        backend.generate("release", P256)
+    [name] = service.keys
+    assert name.rpartition("/")[2] in caught.value.next_step
 
 
 # Refusals, and a network that breaks.
@@ -686,6 +691,17 @@ def test_a_job_that_expires_between_the_look_and_the_import_leaves_nothing(
     with pytest.raises(ImportExpiredError):
         backend.finish_import(offer.state, "release", P256, KWP, wrap(private, offer.public_key), spki(private))
     assert not service.keys
+
+
+def test_an_import_that_a_policy_stops_goes_on_once_it_is_allowed(service: GoogleKms, backend: GcpKmsBackend) -> None:
+    private = ec_key()
+    offer = backend.begin_import("release", P256)
+    wrapped = wrap(private, offer.public_key)
+    service.refuse("ImportCryptoKeyVersion", grpc.StatusCode.FAILED_PRECONDITION)
+    with pytest.raises(ProviderUnavailableError, match="FAILED_PRECONDITION"):
+        backend.finish_import(offer.state, "release", P256, KWP, wrapped, spki(private))
+    key = backend.finish_import(offer.state, "release", P256, KWP, wrapped, spki(private))
+    assert key.public_key == spki(private)
 
 
 @pytest.mark.parametrize(

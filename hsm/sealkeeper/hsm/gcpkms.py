@@ -336,9 +336,9 @@ class GcpKmsBackend:
         name = self._name(handle)
         version = self._settled(lambda: self._version(name), lambda version: version.state in _PENDING)
         if version.state in _NEVER_MADE:
-            self._delete(name)
+            left = self._delete(name)
             raise ProviderUnavailableError(
-                "Google Cloud KMS could not generate the key", next_step="try again; nothing of it is left"
+                "Google Cloud KMS could not generate the key", next_step=left or "try again; nothing of it is left"
             )
         return self._read(handle).key
 
@@ -478,19 +478,27 @@ class GcpKmsBackend:
         try:
             self._calls(self._client.import_crypto_key_version, request, again=False)
         except RefusedError as refused:
-            self._delete_key(parent)
             if refused.code is grpc.StatusCode.NOT_FOUND:
                 raise WrappedKeyError(
                     "Google Cloud KMS was given this wrapped key before, and it was refused",
                     next_step="wrap the private key again, with this import's wrapping key",
                 ) from None
             if refused.code is grpc.StatusCode.FAILED_PRECONDITION:
-                self._job(job_id)
+                self._require_active(job_id, parent)
                 raise
+            self._delete_key(parent)
             raise WrappedKeyError("Google Cloud KMS does not take the wrapped key for the algorithm") from None
         except ProviderUnavailableError:
             if not self._exists(f"{parent}/cryptoKeyVersions/1"):
                 raise
+
+    def _require_active(self, job_id: str, key: str) -> None:
+        """Clear a CryptoKey away that waits for an import whose job has expired."""
+        try:
+            self._job(job_id)
+        except ImportExpiredError:
+            self._delete_key(key)
+            raise
 
     def _delete(self, version: str) -> str:
         """Delete a version that holds no key, and its CryptoKey; what a person has to do where that did not work."""
@@ -500,14 +508,14 @@ class GcpKmsBackend:
                 self._client.delete_crypto_key_version, kms.DeleteCryptoKeyVersionRequest(name=version), again=True
             )
         except ProviderUnavailableError:
-            return f"delete the CryptoKey {parent.rpartition('/')[2]}, which holds no key, by hand; then wrap again"
+            return f"delete the CryptoKey {parent.rpartition('/')[2]}, which holds no key, by hand; then try again"
         return self._delete_key(parent)
 
     def _delete_key(self, name: str) -> str:
         try:
             self._calls(self._client.delete_crypto_key, kms.DeleteCryptoKeyRequest(name=name), again=True)
         except ProviderUnavailableError:
-            return f"delete the CryptoKey {name.rpartition('/')[2]}, which holds no key, by hand; then wrap again"
+            return f"delete the CryptoKey {name.rpartition('/')[2]}, which holds no key, by hand; then try again"
         return ""
 
 
