@@ -361,6 +361,16 @@ def test_another_public_key_than_the_wrapped_ones_is_refused_before_anything_is_
     assert failure["violations"][0]["field"] == "--public-key"
 
 
+def test_a_key_that_was_wrapped_for_another_key_is_not_sent(
+    gateway: Gateway, wrapped: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = key_import(key="tenants/acme/keys/other")
+    gateway.answers["GetKeyImport"] = key_import_pb2.GetKeyImportResponse(key_import=other)
+    assert imports(gateway, "finish", str(wrapped), "--public-key", "public.pem", "--json") == 1
+    assert json.loads(capfd.readouterr().out)["reason"] == "IMPORT_OF_ANOTHER_KEY"
+    assert gateway.requests(key_import_pb2.FinishKeyImportRequest) == []
+
+
 @pytest.mark.parametrize("file", ["private.pem", "import.json", "nofile"])
 def test_what_is_no_public_key_is_refused_before_anything_is_sent(gateway: Gateway, wrapped: Path, file: str) -> None:
     gateway.asked.clear()
@@ -383,7 +393,7 @@ def test_what_is_no_public_key_is_refused_before_anything_is_sent(gateway: Gatew
         lambda one: one.update(wrappedKey=""),
     ],
 )
-def test_a_wrapped_key_that_is_none_is_refused_before_anything_is_sent(
+def test_a_wrapped_key_that_is_none_is_refused_before_it_is_sent(
     gateway: Gateway, wrapped: Path, spoil: Change
 ) -> None:
     gateway.asked.clear()
@@ -391,7 +401,7 @@ def test_a_wrapped_key_that_is_none_is_refused_before_anything_is_sent(
     spoil(document)
     wrapped.write_text(json.dumps(document))
     assert imports(gateway, "finish", str(wrapped), "--public-key", "public.pem") == 2
-    assert gateway.asked == []
+    assert gateway.requests(key_import_pb2.FinishKeyImportRequest) == []
 
 
 @pytest.mark.parametrize("name", ["i-1", IMPORT])

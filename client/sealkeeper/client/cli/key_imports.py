@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sealkeeper.client.cli.input_files import public_key_of, read_limited, read_public_key
+from sealkeeper.client.cli.input_files import read_public_key
 from sealkeeper.client.cli.options import EXIT_CODES, Json, PublishPeriod, options_of
 from sealkeeper.client.cli.output import print_json, print_table, print_text, printable
 from sealkeeper.client.cli.output_file import STDOUT, OutputFile
@@ -30,33 +28,16 @@ from sealkeeper.client.cli.resources import (
     where,
 )
 from sealkeeper.client.cli.values import algorithms, labels, period
-from sealkeeper.client.errors import USAGE, ClientError, FieldViolation, RefusedError
+from sealkeeper.client.cli.wrapping import WrappedKey, read_wrapped_key, wrap, wrapping
+from sealkeeper.client.errors import ClientError, FieldViolation, RefusedError
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-
     from sealkeeper.client.client import Client
     from sealkeeper.v1 import key_import_pb2
 
 app = typer.Typer(no_args_is_help=True, help="Bring a private key of your own.", epilog=EXIT_CODES)
 Import = Annotated[str, typer.Argument(metavar="NAME", help="As begin names it: the last part is enough.")]
-_MAX_DOCUMENT = 256 * 1024
-_MAX_PRIVATE_KEY = 64 * 1024
-_MAX_PASSPHRASE = 4096
-_MAX_PEM = 8192
 _ROOM = 256 * 1024
-_METHODS = ("RSA_OAEP_SHA256_AES_256_KWP", "RSA_OAEP_SHA256", "RSA_OAEP_SHA1_AES_256_KWP")
-
-
-class NotWrappedError(ClientError):
-    """The private key cannot be wrapped, or what is to be handed over is no wrapped key."""
-
-    exit_code = USAGE
-    reason = "KEY_NOT_WRAPPED"
-
-
-def _methods(incomplete: str) -> list[str]:
-    return [one for one in _METHODS if one.startswith(incomplete.upper().replace("-", "_"))]
 
 
 @app.command()
@@ -97,7 +78,7 @@ def begin(
             begun = client.begin_key_import(
                 parent, key_id, algorithm=algorithm, provider=provider, standby=standby, labels=given
             )
-        with _wrapping(f"what came cannot be used: sealkeeper keys import cancel {short_name(begun.name)}"):
+        with wrapping(f"what came cannot be used: sealkeeper keys import cancel {short_name(begun.name)}"):
             data = _import_document(begun)
             if tool is not None:
                 tool.write(standalone(data).encode())
@@ -175,98 +156,7 @@ def _pem(spki: bytes) -> str:
     return "\n".join(("-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""))
 
 
-@app.command(epilog="Exit codes: 0 wrapped; 2 not wrapped.")
-def wrap(
-    import_document: Annotated[Path, typer.Argument(metavar="IMPORT", help="Import document that begin wrote.")],
-    private_key: Annotated[Path, typer.Argument(metavar="PRIVATE_KEY", help="Yours: PEM, or DER (PKCS#8).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Wrapped key to write, to be carried back.")],
-    passphrase_file: Annotated[
-        Path | None, typer.Option(help="File with the passphrase of the private key; without it you are asked.")
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(help="To wrap by [default: the first of the import's that can be used]", autocompletion=_methods),
-    ] = None,
-    json_output: Json = False,
-) -> None:
-    """Wrap your private key for the store: offline, on a machine of your own."""
-    from sealkeeper.client import key_wrapping
-
-    with _wrapping("put right what is said there, or begin another import: sealkeeper keys import begin"):
-        document = key_wrapping.parse_import_document(read_limited(import_document, _MAX_DOCUMENT, "IMPORT"))
-        with OutputFile(output, inputs=(private_key, import_document)) as place:
-            key = _private_key(private_key, passphrase_file)
-            data = key_wrapping.wrap(document, key, method=method)
-            place.write(data)
-    # Standard output holds the one document already.
-    if str(output) == STDOUT:
-        return
-    wrapped = json.loads(data)
-    ours = key_wrapping.fingerprint(document.wrapping_key)
-    if json_output:
-        names = ("name", "key", "wrapMethod")
-        shown = {name: wrapped[name] for name in names}
-        print_json({**shown, "wrappingKeyFingerprint": ours, "publicKeyFingerprint": wrapped["fingerprint"]})
-        return
-    print_text(f"wrapped by {wrapped['wrapMethod']} for {document.key} ({document.algorithm}), {document.name}")
-    print_text("  wrapping key of the store, SHA-256:")
-    print_text(f"  {key_wrapping.spoken(ours)}")
-    print_text("  public key of the private key that was wrapped, SHA-256:")
-    print_text(f"  {key_wrapping.spoken(wrapped['fingerprint'])}")
-    print_text("  next: have the first fingerprint read out to you from where the import was begun; if it differs,")
-    print_text(f"  destroy {printable(output)}: somebody else could unwrap it")
-    print_text(f"  then, with the public key from another hand, before {document.expire_time:%Y-%m-%d %H:%M:%SZ}:")
-    print_text(f"    sealkeeper keys import finish {printable(output.name)} --public-key PUBLIC_KEY.pem")
-
-
-def _private_key(path: Path, passphrase_file: Path | None) -> PrivateKeyTypes:
-    from sealkeeper.client.key_wrapping import PassphraseNeededError, load_private_key
-
-    data = read_limited(path, _MAX_PRIVATE_KEY, "PRIVATE_KEY")
-    if passphrase_file is not None:
-        return load_private_key(data, _passphrase(passphrase_file))
-    try:
-        return load_private_key(data)
-    except PassphraseNeededError:
-        if sys.stdin is None or not sys.stdin.isatty():
-            raise typer.BadParameter(
-                "is needed for an encrypted private key where nobody can be asked", param_hint="--passphrase-file"
-            ) from None
-    asked: str = typer.prompt("Passphrase of the private key", hide_input=True, err=True)
-    return load_private_key(data, asked.encode())
-
-
-def _passphrase(path: Path) -> bytes:
-    data = read_limited(path, _MAX_PASSPHRASE, "--passphrase-file")
-    if path.stat().st_mode & 0o007:
-        raise typer.BadParameter(
-            f"{printable(path)} is open to everybody on this machine: chmod 600", param_hint="--passphrase-file"
-        )
-    lines = data.splitlines()
-    if len(lines) != 1 or not lines[0]:
-        raise typer.BadParameter(f"{printable(path)} must hold one line", param_hint="--passphrase-file")
-    return lines[0]
-
-
-@contextmanager
-def _wrapping(next_step: str) -> Iterator[None]:
-    from sealkeeper.client.key_wrapping import KeyWrappingError
-
-    try:
-        yield
-    except KeyWrappingError as error:
-        raise NotWrappedError(str(error), next_step=next_step) from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Wrapped:
-    """A wrapped key document."""
-
-    name: str
-    key: str
-    method: str
-    wrapped_key: bytes
-    public_key: bytes
+app.command(epilog="Exit codes: 0 wrapped; 2 not wrapped.")(wrap)
 
 
 @app.command()
@@ -281,9 +171,10 @@ def finish(
 ) -> None:
     """Hand the wrapped key over: the store unwraps it, proves that it is yours, and can sign with it."""
     announced = period(publish_period, "--publish-period")
-    document = _wrapped_document(read_limited(wrapped, _MAX_DOCUMENT, "WRAPPED"))
+    document = read_wrapped_key(wrapped)
     _require_same(document.public_key, read_public_key(public_key, "--public-key"))
     with options_of(context).client() as client:
+        _require_meant(client, document)
         made = client.finish_key_import(
             document.name, document.method, document.wrapped_key, document.public_key, publish_period=announced
         )
@@ -307,45 +198,6 @@ def _record_index(client: Client, version: str) -> int | None:
         return None
 
 
-def _wrapped_document(data: bytes) -> _Wrapped:
-    """Read a ``sealkeeper-wrapped-key/1``.
-
-    Raises:
-        NotWrappedError: it is none.
-    """
-    from sealkeeper.verify.errors import VerifyError
-
-    try:
-        return _parsed(data)
-    except VerifyError as error:
-        raise NotWrappedError(
-            f"this is no wrapped key: {error}",
-            next_step="give the file that sealkeeper keys import wrap wrote, whole; nothing was sent",
-        ) from None
-
-
-def _parsed(data: bytes) -> _Wrapped:
-    from sealkeeper.client.key_wrapping import WRAPPED_FORMAT, fingerprint
-    from sealkeeper.verify.strict_json import JsonError, Value
-
-    names = {"format", "name", "key", "wrapMethod", "wrappedKey", "publicKey", "fingerprint"}
-    members = Value.parse(data, _MAX_DOCUMENT).members(names)
-    if members["format"].text(64) != WRAPPED_FORMAT:
-        raise JsonError(f"$.format: must be {WRAPPED_FORMAT}")
-    spki = public_key_of(members["publicKey"].text(_MAX_PEM).encode())
-    if spki is None:
-        raise JsonError("$.publicKey: is not a public key, PEM")
-    if members["fingerprint"].text(128) != fingerprint(spki):
-        raise JsonError("$.fingerprint: is not that of the public key beside it")
-    return _Wrapped(
-        name=members["name"].text(256),
-        key=members["key"].text(256),
-        method=members["wrapMethod"].text(64),
-        wrapped_key=members["wrappedKey"].base64(),
-        public_key=spki,
-    )
-
-
 def _require_same(wrapped: bytes, given: bytes) -> None:
     from sealkeeper.client.key_wrapping import fingerprint, spoken
 
@@ -356,6 +208,17 @@ def _require_same(wrapped: bytes, given: bytes) -> None:
             reason="PUBLIC_KEY_MISMATCH",
             next_step="find out whose key was wrapped before you go on: it may not be yours",
             violations=[FieldViolation("--public-key", "is not that of the wrapped key")],
+        )
+
+
+def _require_meant(client: Client, document: WrappedKey) -> None:
+    # Stores wrap under one key for many imports: what was wrapped for one could be unwrapped for another.
+    meant = client.get_key_import(document.name).key
+    if meant != document.key:
+        raise RefusedError(
+            f"the key was wrapped for {document.key}, and {document.name} is of {meant}: nothing was sent",
+            reason="IMPORT_OF_ANOTHER_KEY",
+            next_step="give the file that was wrapped for this import: sealkeeper keys import show",
         )
 
 
