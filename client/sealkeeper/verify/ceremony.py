@@ -42,6 +42,7 @@ _MAX_CHECKPOINT = 65_536
 _MAX_ATTESTATION = 32 * 1024
 _MAX_CERTIFICATES = 16
 _MAX_CLAIMS = 64
+_MAX_TEXT = 4096
 _LONGEST = timedelta(minutes=15)
 """From the time in the payload to that of the record: the store signs the one before the gateway writes the other."""
 _AUDIT_FORMAT = "sealkeeper-audit/1"
@@ -365,7 +366,7 @@ class _Verification:
             _require_equal("key version", ceremony.key_version, self._wanted)
         _require_equal("key version", ceremony.key_version, record["details"].member("keyVersion").text(256))
         for name in ("tenant", "subject", "role"):
-            _require_equal(name, getattr(ceremony, name), record[name].text(256))
+            _require_equal(name, getattr(ceremony, name), record[name].text(_MAX_TEXT))
         _require_equal("method", _METHODS[ceremony.event], record["method"].text(128))
         passed = record["time"].time() - ceremony.time
         if not timedelta() <= passed <= _LONGEST:
@@ -411,7 +412,7 @@ def _ceremony(root: Value) -> Ceremony:
     _require_format(members["format"], FORMAT)
     principal = members["principal"].members({"tenant", "subject", "role"})
     names = {"name", "scheme", "description", "region", "protectionLevel"}
-    provider = {name: one.text(1024) for name, one in members["provider"].members(names).items()}
+    provider = {name: one.text(_MAX_TEXT) for name, one in members["provider"].members(names).items()}
     return Ceremony(
         event=_one_of(members["event"], _METHODS),
         time=members["time"].time(),
@@ -420,7 +421,7 @@ def _ceremony(root: Value) -> Ceremony:
         algorithm=_one_of(members["algorithm"], ALGORITHMS),
         fingerprint=_fingerprint(members["publicKeyFingerprint"]),
         tenant=principal["tenant"].text(64),
-        subject=principal["subject"].text(256),
+        subject=principal["subject"].text(_MAX_TEXT),
         role=principal["role"].text(64),
         provider=provider,
         standby=members["standby"].boolean(),
@@ -439,7 +440,7 @@ def _evidence(value: Value) -> EvidenceThen:
         members["protectionLevel"].text(64),
         members["origin"].text(64),
         None if members["exportable"].json is None else members["exportable"].boolean(),
-        {name: one.text(4096) for name, one in claims.members(claims.json.keys()).items()},
+        {name: one.text(_MAX_TEXT) for name, one in claims.members(claims.json.keys()).items()},
         _attestation(members["attestation"]),
     )
 
@@ -455,7 +456,7 @@ def _imported(value: Value) -> ImportedBy | None:
         _fingerprint(members["wrappingKeyFingerprint"]),
         _fingerprint(members["wrappedKeyDigest"]),
         members["begunTime"].time(),
-        members["begunBy"].text(256),
+        members["begunBy"].text(_MAX_TEXT),
         _attestation(members["attestation"]),
     )
 
