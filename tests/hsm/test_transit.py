@@ -217,6 +217,17 @@ def test_a_secret_file_of_several_lines_or_open_to_everybody_is_refused(bao: Ope
         TransitBackend(bao.uri(two_lines))
 
 
+def test_a_client_key_that_is_open_to_everybody_or_not_there_is_refused(bao: OpenBao) -> None:
+    key = bao.secret("open.key", "-")
+    key.chmod(0o644)
+    uri = bao.uri(f"auth=cert&cert-file={bao.directory}/sealkeeper.pem&key-file={key}")
+    with pytest.raises(ProviderConfigurationError, match="client key file is open to everybody"):
+        TransitBackend(uri)
+    key.unlink()
+    with pytest.raises(ProviderConfigurationError, match="client key file cannot be read"):
+        TransitBackend(uri)
+
+
 # Tokens over time.
 
 
@@ -386,8 +397,8 @@ def test_a_policy_that_is_too_narrow_is_said_to_be_and_costs_no_login(bao: OpenB
         'path "transit/keys/+" { capabilities = ["read"] }\npath "auth/token/lookup-self" { capabilities = ["read"] }'
     )
     bao.root("POST", "sys/policies/acl/narrow", {"policy": policy})
-    with opened(bao.uri(token_file(bao, token_of(bao, policies=["narrow"])))) as backend:
-        asked = Asked(bao)
+    asked = Asked(bao)
+    with opened(bao.uri(bao.approle(token_policies="narrow"))) as backend:
         for call, what in (
             (lambda: backend.sign(key.handle, P256, [DIGEST]), "sign"),
             (lambda: backend.generate("more", P256), "make a key"),
@@ -398,7 +409,7 @@ def test_a_policy_that_is_too_narrow_is_said_to_be_and_costs_no_login(bao: OpenB
                 call()
             assert "docs/providers/transit.md" in denied.value.next_step
         backend.check()
-        assert asked.count("auth/approle/login") == 0
+        assert asked.count("auth/approle/login") == 1
 
 
 def test_a_mount_or_namespace_that_is_not_there_is_named_with_the_command_that_makes_it(bao: OpenBao) -> None:
