@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 PIN = "sesame-4711"
-PACKAGES = "swtpm swtpm-tools tpm2-tools libtpm2-pkcs11-1 libtpm2-pkcs11-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus"
+PACKAGES = "swtpm libtpm2-pkcs11-1 libtpm2-pkcs11-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus"
 _COMMANDS = ("swtpm", "tpm2-abrmd", "tpm2_ptool", "dbus-daemon", "dbus-send")
 _BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">

@@ -7,7 +7,7 @@ C_UnwrapKey: neither key is ever outside of the token. What a module really does
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +89,7 @@ def offer(session: Any, label: str, algorithm: Algorithm, methods: frozenset[Wra
     Raises:
         ImportNotSupportedError: by none. Nothing is left in the token.
     """
+    _require(methods, algorithm)
     identifier = new_identifier()
     public, private = session.generate_keypair(
         KeyType.RSA,
@@ -183,7 +184,7 @@ def _wrapping_key(session: Any, state: bytes) -> Any:
     return found[0]
 
 
-def _require(kept: tuple[WrapMethod, ...], algorithm: Algorithm) -> None:
+def _require(kept: Collection[WrapMethod], algorithm: Algorithm) -> None:
     if not kept:
         raise ImportNotSupportedError(
             f"the token does not unwrap keys for {algorithm.name}",
