@@ -11,12 +11,15 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError, SSLError
 from botocore.session import Session
@@ -594,6 +597,28 @@ def test_an_answer_that_is_none_is_not_taken_for_one(backend: AwsKmsBackend, ans
         stub.add_response("get_public_key", answer)
         with pytest.raises((ProviderUnavailableError, AlgorithmNotSupportedError)):
             backend.public_key(HANDLE)
+
+
+def test_answers_are_known_before_several_threads_read_them() -> None:
+    # msgspec 0.22 learns a type at its first use, and the process ends where another thread uses it meanwhile.
+    state = msgspec.json.encode({"key_id": KEY_ID, "algorithm": P256.name, "token": b""})
+    program = f"""
+import msgspec._utils
+from sealkeeper.hsm import awskms, awskms_client
+
+def learn(_):
+    raise SystemExit("learned late")
+
+msgspec._utils._get_class_mro_and_typevar_mappings = learn
+for name in ("Described", "Done", "ImportParameters", "PublicKeyRead", "Signed"):
+    try:
+        msgspec.convert({{}}, getattr(awskms_client, name))
+    except msgspec.ValidationError:
+        pass
+awskms._import_state({state!r})
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

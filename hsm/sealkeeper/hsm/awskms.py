@@ -98,6 +98,9 @@ class _ImportState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token: bytes
 
 
+_import_states = msgspec.json.Decoder(_ImportState)
+
+
 class AwsKmsBackend:
     """The keys of one owner in one account and region.
 
@@ -409,7 +412,7 @@ def _parse_handle(handle: str) -> tuple[str, Algorithm]:
 def _import_state(state: bytes) -> _ImportState:
     try:
         if len(state) <= _MAX_STATE:
-            return msgspec.json.decode(state, type=_ImportState)
+            return _import_states.decode(state)
     except msgspec.MsgspecError:
         pass
     raise ImportExpiredError("this import was not begun in AWS KMS", next_step="begin the import anew")

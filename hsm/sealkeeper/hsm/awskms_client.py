@@ -186,6 +186,11 @@ class Done(msgspec.Struct):
     """An answer of which nothing is needed."""
 
 
+for _answer in (Described, Done, ImportParameters, PublicKeyRead, Signed):
+    # msgspec learns a type at its first use, and the process crashes where another thread uses it meanwhile.
+    msgspec.json.Decoder(_answer)
+
+
 class KeyStateError(ProviderUnavailableError):
     """The key is in a state in which it cannot do what it was asked for."""
 
