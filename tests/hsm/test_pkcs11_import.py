@@ -191,3 +191,43 @@ async def test_the_token_says_of_each_key_where_it_came_from(provider: WorkerPro
         "CKA_LOCAL": "false",
         "CKA_KEY_GEN_MECHANISM": None,
     }
+
+
+async def test_an_import_that_is_finished_twice_makes_one_key(uri: str, provider: WorkerProvider) -> None:
+    # A gateway that got no answer asks again, of another worker.
+    offer = await provider.begin_import("brought", P256)
+    key_pair = private_key("secp256r1")
+    wrapped = wrap(SHA1, offer.public_key, pkcs8(key_pair))
+    arguments = (offer.state, "brought", P256, SHA1, wrapped, spki(key_pair))
+    first = await provider.finish_import(*arguments)
+    other = await open_provider(uri)
+    try:
+        assert await other.finish_import(*arguments) == first
+    finally:
+        await other.close()
+    await provider.end_import(offer.state)
+    assert len(objects()) == 2
+    with pytest.raises(ImportExpiredError):
+        await provider.finish_import(*arguments)
+    assert await provider.public_key(first.handle) == first
+
+
+async def test_an_import_that_stopped_half_way_is_finished(provider: WorkerProvider) -> None:
+    offer = await provider.begin_import("brought", P256)
+    key_pair = private_key("secp256r1")
+    wrapped = wrap(SHA1, offer.public_key, pkcs8(key_pair))
+    arguments = (offer.state, "brought", P256, SHA1, wrapped, spki(key_pair))
+    first = await provider.finish_import(*arguments)
+    identifier = first.handle.partition(";")[0].removeprefix("id=").replace("%", "")
+    remove = (
+        "import pkcs11, sys\n"
+        "token = pkcs11.lib(sys.argv[1]).get_token(token_label='acme')\n"
+        "with token.open(rw=True, user_pin=sys.stdin.read()) as session:\n"
+        "    wanted = {pkcs11.Attribute.ID: bytes.fromhex(sys.argv[2]), pkcs11.Attribute.CLASS: 2}\n"
+        "    [public] = session.get_objects(wanted)\n"
+        "    public.destroy()\n"
+    )
+    subprocess.run([sys.executable, "-c", remove, str(SOFTHSM), identifier], input=PIN, text=True, check=True)
+    assert await provider.finish_import(*arguments) == first
+    await provider.end_import(offer.state)
+    assert len(objects()) == 2

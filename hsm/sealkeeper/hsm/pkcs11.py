@@ -148,18 +148,24 @@ class Pkcs11Backend:
     def finish_import(
         self, state: bytes, label: str, algorithm: Algorithm, method: WrapMethod, wrapped: bytes, public_key: bytes
     ) -> ProviderKey:
-        """Unwrap a private key in the token."""
-        identifier = new_identifier()
+        """Unwrap a private key in the token; the same one twice gives one key."""
+        identifier = pkcs11_import.identifier_of(state, method, wrapped, public_key)
         handle = handle_of(identifier, algorithm)
 
         def unwrap() -> bytes:
-            private, spki = pkcs11_import.finish(
-                self._session, state, label, identifier, algorithm, method, wrapped, public_key
-            )
+            wrapping = pkcs11_import.wrapping_key(self._session, state)
+            try:
+                # Asked for again, after an answer that was lost.
+                self._private(handle)
+                return spki_of(self._find(identifier, ObjectClass.PUBLIC_KEY), algorithm)
+            except KeyHandleError:
+                self._remove(identifier)
+            names = {"id": identifier, "label": label, "store": True}
+            private, spki = pkcs11_import.finish(wrapping, names, algorithm, method, wrapped, public_key)
             self._remember(handle, algorithm, private)
             return spki
 
-        return ProviderKey(handle, algorithm, self._recovering(self._once(identifier, unwrap)))
+        return ProviderKey(handle, algorithm, self._recovering(unwrap))
 
     def end_import(self, state: bytes) -> None:
         """Remove the wrapping key pair."""

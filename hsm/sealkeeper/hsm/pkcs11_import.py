@@ -6,6 +6,7 @@ C_UnwrapKey: neither key is ever outside of the token. What a module really does
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -118,32 +119,39 @@ def offer(session: Any, label: str, algorithm: Algorithm, methods: frozenset[Wra
     return WrappingKey(identifier, encoded(key), kept)
 
 
+def identifier_of(state: bytes, method: WrapMethod, wrapped: bytes, spki: bytes) -> bytes:
+    """CKA_ID of what an import makes: the same whenever the same is asked for, and of no other key."""
+    digest = hashlib.sha256()
+    for part in (state, method.value.encode(), wrapped, spki):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.digest()[:16]
+
+
 def finish(
-    session: Any,
-    state: bytes,
-    label: str,
-    identifier: bytes,
-    algorithm: Algorithm,
-    method: WrapMethod,
-    wrapped: bytes,
-    spki: bytes,
+    wrapping: Any, names: dict[str, Any], algorithm: Algorithm, method: WrapMethod, wrapped: bytes, spki: bytes
 ) -> tuple[Any, bytes]:
     """Unwrap a private key into the token, and put its public key beside it: the private object, the public key.
 
+    Args:
+        wrapping: private object of the wrapping key.
+        names: of the new key: ``id``, ``label`` and ``store``.
+        algorithm: of the key.
+        method: that it was wrapped by.
+        wrapped: private key.
+        spki: public key.
+
     Raises:
         WrappedKeyError: it cannot be unwrapped, or is another key than the public key says. Nothing is left.
-        ImportExpiredError: the wrapping key is gone.
     """
-    wrapping = _wrapping_key(session, state)
     if method not in _METHODS:
         raise WrappedKeyError(
             f"the token does not unwrap {method.value}",
             next_step=f"wrap by one of the methods that were offered: {', '.join(one.value for one in _METHODS)}",
         )
-    with _unwrapped(wrapping, algorithm, method, wrapped, {"id": identifier, "label": label, "store": True}) as private:
+    with _unwrapped(wrapping, algorithm, method, wrapped, names) as private:
         try:
             _require_belonging(private, algorithm, spki)
-            public = create_public(session, label, identifier, algorithm, spki)
+            public = create_public(wrapping.session, names["label"], names["id"], algorithm, spki)
             try:
                 return private, spki_of(public, algorithm)
             except BaseException:
@@ -173,7 +181,12 @@ def _kwp_mechanisms(token: Any) -> list[Mechanism]:
     return [one for one in _KWP if unwraps(one)] if unwraps(Mechanism.RSA_PKCS_OAEP) else []
 
 
-def _wrapping_key(session: Any, state: bytes) -> Any:
+def wrapping_key(session: Any, state: bytes) -> Any:
+    """The private object of the wrapping key that an import began with.
+
+    Raises:
+        ImportExpiredError: it is gone.
+    """
     # By its use as well: a state must never make another key of the token unwrap something.
     wanted = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: state, Attribute.UNWRAP: True}
     found = list(session.get_objects(wanted)) if state else []
