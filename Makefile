@@ -28,6 +28,11 @@ test: .venv/dev ## Run every test
 	deploy/test-prerequisites
 	$(PY) -m pytest -n 2 --dist loadgroup
 
+.PHONY: matrix
+matrix: .venv/dev ## Try every provider with every algorithm, and write what was proven into the docs
+	deploy/test-prerequisites
+	$(PY) -m pytest -n 2 --dist loadgroup tests/conformance --matrix
+
 .PHONY: lint
 lint: .venv/dev ## ruff, mypy --strict, import-linter, buf, current stubs
 	.venv/bin/ruff check .

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+import pytest_asyncio
 
 from sealkeeper.hsm import ALGORITHMS, Algorithm, KeyProvider, ProviderKey, open_provider
+from tests.conformance.matrix import PROVEN
 from tests.conformance.stores import STORES
 
 
@@ -28,7 +30,19 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
+def proven(request: pytest.FixtureRequest) -> Callable[[Algorithm, str], None]:
+    """Notes for the matrix what a test has proven of its store: call it last."""
+    store = request.node.callspec.params["store"]
+
+    def note(algorithm: Algorithm, operation: str) -> None:
+        request.node.user_properties.append((PROVEN, f"{store} {algorithm.name} {operation}"))
+
+    return note
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def provider(store: str) -> AsyncIterator[KeyProvider]:
+    """The store, open: once for all tests, since its worker takes longer to start than most of them."""
     opened = await open_provider(store)
     yield opened
     await opened.close()
@@ -43,7 +57,7 @@ def algorithm(request: pytest.FixtureRequest) -> Algorithm:
     return ALGORITHMS[request.param]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def key(store: str, provider: KeyProvider, algorithm: Algorithm) -> ProviderKey | None:
     """A key for the algorithm, or ``None`` where the store says that it cannot do it."""
     if algorithm.name not in provider.info.algorithms:

@@ -19,6 +19,8 @@ from sealkeeper.hsm import (
     ProviderKey,
 )
 
+# In the loop that the providers are open in.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 P256 = ALGORITHMS["PKIX_ECDSA_P256_SHA_256"]
 
 

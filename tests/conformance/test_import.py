@@ -33,6 +33,8 @@ from sealkeeper.hsm import (
 from sealkeeper.hsm.algorithms import load_public_key, signature_verifies
 from tests.wrapping import new_private_key, pkcs8, private_key, spki, wrap
 
+# In the loop that the providers are open in.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 P256 = ALGORITHMS["PKIX_ECDSA_P256_SHA_256"]
 RSA = ALGORITHMS["PKIX_RSA_PKCS1V15_2048_SHA256"]
 TRIED = [name for name in ALGORITHMS if "4096" not in name]

@@ -13,7 +13,7 @@ URI = "pkcs11:token=acme?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=
 
 
 def test_a_scheme_that_is_not_known_is_refused_with_those_that_are() -> None:
-    with pytest.raises(ProviderUriError, match="known are pkcs11, software"):
+    with pytest.raises(ProviderUriError, match="known are awskms, azurekv, gcpkms, pkcs11, software, transit"):
         open_backend("vault:transit")
 
 

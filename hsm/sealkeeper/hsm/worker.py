@@ -113,10 +113,13 @@ def main(descriptor: int, parent: int) -> None:
     """Serve until the other end closes."""
     _harden(parent)
     with socket.socket(fileno=descriptor) as connection:
+        host = WorkerHost()
         try:
-            _serve(connection, WorkerHost())
+            _serve(connection, host)
         except (msgspec.MsgspecError, frames.FrameError):
             raise SystemExit(1) from None
+        finally:
+            host.close()
 
 
 if __name__ == "__main__":

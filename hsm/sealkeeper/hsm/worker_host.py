@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from sealkeeper.hsm import frames
 from sealkeeper.hsm.algorithms import Algorithm, PublicKey, algorithm_named, load_public_key, signature_verifies
 from sealkeeper.hsm.backend import Backend, BackendLostError, ImportBackend, WitnessBackend, check_payloads
-from sealkeeper.hsm.errors import AlgorithmNotSupportedError, ImportNotSupportedError, ProviderError, SelfCheckError
-from sealkeeper.hsm.provider import KeyEvidence, Origin, ProtectionLevel, ProviderKey
+from sealkeeper.hsm.errors import (
+    AlgorithmNotSupportedError,
+    ImportNotSupportedError,
+    ProviderError,
+    SelfCheckError,
+    WrappedKeyError,
+)
+from sealkeeper.hsm.provider import KeyEvidence, Origin, ProviderKey
 from sealkeeper.hsm.registry import open_backend
+
+MAX_WRAPPED = 16 * 1024
+"""Bytes of a wrapped private key."""
 
 _CACHE_LIMIT = 10_000
 
@@ -34,6 +45,12 @@ class WorkerHost:
         if self._backend is None:
             raise ProviderError("the worker has opened no store")
         return self._backend
+
+    def close(self) -> None:
+        """Let go of the store: log out, give tokens back. What goes wrong there is of no interest any more."""
+        if self._backend is not None:
+            with suppress(Exception):
+                self._backend.close()
 
     def answer(self, request: frames.Request) -> frames.Response:
         """Do all of a request that is not one to sign."""
@@ -85,7 +102,8 @@ class WorkerHost:
         signatures = backend.sign(request.handle, algorithm, payloads)
         if len(signatures) != len(payloads):
             raise SelfCheckError("the key store made another number of signatures than it was asked for")
-        if backend.info.protection_level is not ProtectionLevel.SOFTWARE:
+        # What another computer, or a vendor's library, answers is not believed; nor what came over a wire.
+        if backend.info.scheme != "software":
             public = self._public_key(backend, request.handle, algorithm)
             for payload, signature in zip(payloads, signatures, strict=True):
                 if not signature_verifies(algorithm, public, payload, signature):
@@ -134,6 +152,8 @@ def _import(backend: Backend, request: frames.BeginImport | frames.FinishImport 
     if isinstance(request, frames.EndImport):
         backend.end_import(request.state)
         return frames.Done(request.id)
+    if not 1 <= len(request.wrapped) <= MAX_WRAPPED:
+        raise WrappedKeyError(f"a wrapped key has 1 to {MAX_WRAPPED} bytes, not {len(request.wrapped)}")
     algorithm = _offered(backend, request.algorithm)
     load_public_key(algorithm, request.public_key)
     key = backend.finish_import(

@@ -42,6 +42,7 @@ _LONG = 0.01
 _PATIENCE = 60.0
 _LONG_PATIENCE = 600.0
 _WATCH_INTERVAL = 1.0
+_FAREWELL = 1.0
 _SMOOTHING = 0.1
 _PAUSES = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _ERRORS = {
@@ -323,7 +324,7 @@ class WorkerProvider:
                 slot.process.kill()
 
     async def close(self) -> None:
-        """End the workers."""
+        """End the workers. They have a second to log out of their stores."""
         self._closed = True
         if self._watching is not None:
             self._watching.cancel()
@@ -332,10 +333,7 @@ class WorkerProvider:
                 slot.starting.cancel()
             if slot.channel is not None:
                 slot.channel.close()
-            if slot.process is not None:
-                if slot.process.returncode is None:
-                    slot.process.kill()
-                await slot.process.wait()
+        await asyncio.gather(*(_ended(slot.process) for slot in self._slots if slot.process is not None))
 
     async def _ask_for_key(self, request: Callable[[int], frames.Request]) -> ProviderKey:
         response = await self._ask(request)
@@ -406,6 +404,16 @@ class WorkerProvider:
             # It was open before, so what is wrong now may pass: a token that was taken out comes back.
             return ProviderUnavailableError(str(error), next_step=error.next_step)
         return error
+
+
+async def _ended(process: Process) -> None:
+    """Wait for a worker whose socket is closed; one that does not go by itself is ended."""
+    try:
+        async with asyncio.timeout(_FAREWELL):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 async def _spawn(environment: Mapping[str, str], pace: _Pace) -> tuple[Process, _Channel]:
