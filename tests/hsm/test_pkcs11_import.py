@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -120,7 +122,6 @@ async def test_what_is_refused_leaves_nothing_in_the_token(provider: WorkerProvi
         "second part": right[:-1] + bytes([right[-1] ^ 1]),
         "cut": right[:-8],
         "odd": right[:-3],
-        "empty": b"",
         "another kind": wrap(SHA1, offer.public_key, pkcs8(other)),
         "no key": wrap(SHA1, offer.public_key, bytes(64)),
         "another hash": wrap(WrapMethod.RSA_OAEP_SHA256_AES_256_KWP, offer.public_key, pkcs8(key_pair)),
@@ -231,3 +232,20 @@ async def test_an_import_that_stopped_half_way_is_finished(provider: WorkerProvi
     assert await provider.finish_import(*arguments) == first
     await provider.end_import(offer.state)
     assert len(objects()) == 2
+
+
+def test_the_parameters_of_the_one_step_mechanism_are_laid_out_as_in_c() -> None:
+    # PKCS #11 v3.0: CK_RSA_AES_KEY_WRAP_PARAMS is a length and a pointer; what is pointed to are five words.
+    from pkcs11 import Mechanism
+    from pkcs11.mechanisms import MGF
+
+    from sealkeeper.hsm.pkcs11_rsa_aes import OneStep
+
+    step = OneStep(Mechanism.SHA256, MGF.SHA256)
+    assert isinstance(step.mechanism, Mechanism)
+    assert int(step.mechanism) == 0x1054
+    bits, pointer = struct.unpack("@LP", step.parameter)
+    assert bits == 256
+    words = struct.unpack("@LLLPL", ctypes.string_at(pointer, struct.calcsize("@LLLPL")))
+    # CKM_SHA256, CKG_MGF1_SHA256, CKZ_DATA_SPECIFIED, no label.
+    assert words == (0x250, 2, 1, 0, 0)

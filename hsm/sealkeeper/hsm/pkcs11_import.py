@@ -1,17 +1,18 @@
 """Private keys that a PKCS#11 token unwraps: RSA-OAEP for an AES-256 key, and AES-KWP (RFC 5649) for the private key.
 
-The wrapping key pair is a token object, since the worker may be another one when the wrapped key comes. Both steps are
-C_UnwrapKey: neither key is ever outside of the token. What a module really does is tried with a throw-away key.
+The wrapping key pair is a token object, since the worker may be another one when the wrapped key comes. It is unwrapped
+by C_UnwrapKey, once or twice as the token can: neither key is ever outside of it. What a module really does is tried
+with a throw-away key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
@@ -20,6 +21,7 @@ from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, exceptions
 from pkcs11.constants import DEFAULT, MechanismFlag
 from pkcs11.mechanisms import MGF
 
+from sealkeeper.hsm import pkcs11_rsa_aes
 from sealkeeper.hsm.algorithms import Algorithm
 from sealkeeper.hsm.errors import ImportExpiredError, ImportNotSupportedError, WrappedKeyError
 from sealkeeper.hsm.pkcs11_keys import (
@@ -34,6 +36,7 @@ from sealkeeper.hsm.pkcs11_keys import (
     spki_of,
 )
 from sealkeeper.hsm.pkcs11_modules import Quirks
+from sealkeeper.hsm.pkcs11_rsa_aes import OneStep
 from sealkeeper.hsm.provider import WrapMethod, WrappingKey
 
 _WRAPPING_BITS = 3072
@@ -42,11 +45,14 @@ _MAX_WRAPPED = 16 * 1024
 _MIN_KWP = 16
 
 
+_Parameters: TypeAlias = tuple[Mechanism, MGF, None]
+
+
 @dataclass(frozen=True, slots=True)
 class _Oaep:
     """RSAES-OAEP with one hash for the label and for MGF1: in the token, and outside of it."""
 
-    parameters: tuple[Mechanism, MGF, None]
+    parameters: _Parameters
     digest: hashes.HashAlgorithm
 
 
@@ -81,7 +87,8 @@ _SESSION = (
 
 def wrap_methods(token: Any, quirks: Quirks) -> frozenset[WrapMethod]:
     """What a token's mechanisms promise: whether it is kept, ``offer`` finds out."""
-    return frozenset(_METHODS) - quirks.cannot_unwrap if _kwp_mechanisms(token) else frozenset()
+    able = pkcs11_rsa_aes.listed(token) or _kwp_mechanisms(token)
+    return frozenset(_METHODS) - quirks.cannot_unwrap if able else frozenset()
 
 
 def offer(session: Any, label: str, algorithm: Algorithm, methods: frozenset[WrapMethod]) -> WrappingKey:
@@ -148,18 +155,18 @@ def finish(
             f"the token does not unwrap {method.value}",
             next_step=f"wrap by one of the methods that were offered: {', '.join(one.value for one in _METHODS)}",
         )
-    with _unwrapped(wrapping, algorithm, method, wrapped, names) as private:
+    private = _unwrapped(wrapping, algorithm, method, wrapped, names)
+    try:
+        _require_belonging(private, algorithm, spki)
+        public = create_public(wrapping.session, names["label"], names["id"], algorithm, spki)
         try:
-            _require_belonging(private, algorithm, spki)
-            public = create_public(wrapping.session, names["label"], names["id"], algorithm, spki)
-            try:
-                return private, spki_of(public, algorithm)
-            except BaseException:
-                public.destroy()
-                raise
+            return private, spki_of(public, algorithm)
         except BaseException:
-            private.destroy()
+            public.destroy()
             raise
+    except BaseException:
+        private.destroy()
+        raise
 
 
 def end(session: Any, state: bytes) -> None:
@@ -216,45 +223,52 @@ def _unwraps(private: Any, public: rsa.RSAPublicKey, method: WrapMethod, algorit
     wrapped = public.encrypt(aes, padding.OAEP(padding.MGF1(digest), digest, None))
     wrapped += aes_key_wrap_with_padding(aes, pkcs8)
     try:
-        with _unwrapped(private, algorithm, method, wrapped, {"store": False}) as made:
-            made.destroy()
+        _unwrapped(private, algorithm, method, wrapped, {"store": False}).destroy()
     except WrappedKeyError:
         return False
     return True
 
 
-@contextmanager
-def _unwrapped(
-    wrapping: Any, algorithm: Algorithm, method: WrapMethod, wrapped: bytes, names: dict[str, Any]
-) -> Iterator[Any]:
-    """The private key object that a wrapped key becomes; the AES key between is gone afterwards."""
+def _unwrapped(wrapping: Any, algorithm: Algorithm, method: WrapMethod, wrapped: bytes, names: dict[str, Any]) -> Any:
+    """The private key object that a wrapped key becomes."""
     split = len(wrapping[Attribute.MODULUS])
     if len(wrapped) > _MAX_WRAPPED or len(wrapped) < split + _MIN_KWP or (len(wrapped) - split) % 8:
         raise _refused(
             f"{len(wrapped)} bytes are not {split} bytes of RSA-OAEP with a key wrapped by AES-KWP behind them"
         )
+    options = {**names, "template": {**SIGNING_PRIVATE, **_UNSAID}}
+    oaep, kind = _METHODS[method].parameters, key_type(algorithm)
+    if pkcs11_rsa_aes.listed(wrapping.session.token):
+        # Where it does not go in one step, it may in two.
+        with suppress(WrappedKeyError):
+            return _in_one_step(wrapping, kind, oaep, wrapped, options)
+    return _in_two_steps(wrapping, kind, oaep, wrapped, split, options)
+
+
+def _in_one_step(wrapping: Any, kind: KeyType, oaep: _Parameters, wrapped: bytes, options: dict[str, Any]) -> Any:
+    step = OneStep(oaep[0], oaep[1])
+    return _unwrap(wrapping, (ObjectClass.PRIVATE_KEY, kind, wrapped), (step.mechanism, step.parameter), options)
+
+
+def _in_two_steps(
+    wrapping: Any, kind: KeyType, oaep: _Parameters, wrapped: bytes, split: int, options: dict[str, Any]
+) -> Any:
+    """The AES key between is a session object, and gone afterwards."""
     aes = _unwrap(
         wrapping,
         (ObjectClass.SECRET_KEY, KeyType.AES, wrapped[:split]),
-        (Mechanism.RSA_PKCS_OAEP, _METHODS[method].parameters),
+        (Mechanism.RSA_PKCS_OAEP, oaep),
         {"store": False, "template": {**_AES, **_UNSAID}},
     )
     try:
-        yield _unwrap_private(wrapping.session.token, aes, key_type(algorithm), wrapped[split:], names)
+        for mechanism in _kwp_mechanisms(wrapping.session.token):
+            with suppress(WrappedKeyError):
+                return _unwrap(aes, (ObjectClass.PRIVATE_KEY, kind, wrapped[split:]), (mechanism, None), options)
+        raise _refused("the token cannot unwrap the private key")
     finally:
         # Where the session is lost, its objects are too.
         with suppress(exceptions.PKCS11Error):
             aes.destroy()
-
-
-def _unwrap_private(token: Any, aes: Any, kind: KeyType, wrapped: bytes, names: dict[str, Any]) -> Any:
-    options = {**names, "template": {**SIGNING_PRIVATE, **_UNSAID}}
-    for mechanism in _kwp_mechanisms(token):
-        try:
-            return _unwrap(aes, (ObjectClass.PRIVATE_KEY, kind, wrapped), (mechanism, None), options)
-        except WrappedKeyError:
-            continue
-    raise _refused("the token cannot unwrap the private key")
 
 
 def _unwrap(key: Any, what: tuple[ObjectClass, KeyType, bytes], how: tuple[Mechanism, Any], options: Any) -> Any:
