@@ -58,6 +58,27 @@ async def test_a_key_that_another_process_destroyed_is_gone_for_those_that_open_
         await later.close()
 
 
+async def test_a_key_that_another_process_made_can_be_destroyed(uri: str, provider: WorkerProvider) -> None:
+    # A module that does not see the key must not let it be taken for gone.
+    key = await provider.generate("theirs", P256)
+    await provider.close()
+    first, second = await open_provider(uri), await open_provider(uri)
+    try:
+        later = await first.generate("later", P256)
+        await second.destroy(later.handle)
+        await second.destroy(later.handle)
+    finally:
+        await first.close()
+        await second.close()
+    again = await open_provider(uri)
+    try:
+        with pytest.raises(KeyHandleError):
+            await again.public_key(later.handle)
+        assert await signs(again, key)
+    finally:
+        await again.close()
+
+
 async def test_more_keys_than_the_resource_manager_holds_at_once_are_made_and_used(provider: WorkerProvider) -> None:
     # tpm2-abrmd lends a connection 27 objects, and the module keeps two of each key.
     keys = [await provider.generate(f"key-{number}", P256) for number in range(30)]

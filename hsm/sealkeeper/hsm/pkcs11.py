@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import pkcs11
@@ -135,7 +136,12 @@ class Pkcs11Backend:
         identifier, _ = parse_handle(handle)
         self._objects.pop(handle, None)
 
-        self._recovering(lambda: self._remove(identifier))
+        def remove() -> None:
+            if not self._remove(identifier):
+                raise KeyHandleError("the token has no such key")
+
+        with suppress(KeyHandleError):
+            self._seeing(remove)
 
     def evidence(self, handle: str) -> KeyEvidence:
         """Read the private key's attributes back."""
@@ -242,10 +248,14 @@ class Pkcs11Backend:
 
         return again
 
-    def _remove(self, identifier: bytes) -> None:
+    def _remove(self, identifier: bytes) -> bool:
+        """Remove both objects of a key; whether there was anything."""
+        anything = False
         for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
             for found in list(self._session.get_objects({Attribute.CLASS: kind, Attribute.ID: identifier})):
                 found.destroy()
+                anything = True
+        return anything
 
     def _seeing(self, action: Callable[[], _T]) -> _T:
         """Do it; where a key is missing and the module does not see what others make, start it anew and look again."""
