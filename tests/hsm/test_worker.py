@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sealkeeper.hsm import frames
 from sealkeeper.hsm.algorithms import ALGORITHMS, load_public_key, signature_verifies
 from sealkeeper.hsm.errors import (
     KeyHandleError,
@@ -92,6 +93,18 @@ async def test_a_cancelled_caller_does_not_disturb_the_next(provider: WorkerProv
     await asyncio.sleep(0)
     abandoned.cancel()
     assert len(await provider.sign(key.handle, P256, DIGESTS[:3])) == 3
+
+
+async def test_no_worker_signs_with_a_key_that_another_has_destroyed(provider: WorkerProvider) -> None:
+    key = await provider.generate("release", P256)
+    for slot in provider._slots:
+        assert slot.channel is not None
+        await slot.channel.ask(frames.Sign(slot.channel.number(), key.handle, P256.name, DIGESTS[:1]))
+    await provider.destroy(key.handle)
+    for slot in provider._slots:
+        assert slot.channel is not None
+        answer = await slot.channel.ask(frames.Sign(slot.channel.number(), key.handle, P256.name, DIGESTS[:1]))
+        assert isinstance(answer, frames.Failed)
 
 
 async def test_a_wrong_digest_length_is_refused_before_anything_is_signed(provider: WorkerProvider) -> None:

@@ -6,7 +6,14 @@ from contextlib import suppress
 
 from sealkeeper.hsm import frames
 from sealkeeper.hsm.algorithms import Algorithm, PublicKey, algorithm_named, load_public_key, signature_verifies
-from sealkeeper.hsm.backend import Backend, BackendLostError, ImportBackend, WitnessBackend, check_payloads
+from sealkeeper.hsm.backend import (
+    Backend,
+    BackendLostError,
+    DiagnosingBackend,
+    ImportBackend,
+    WitnessBackend,
+    check_payloads,
+)
 from sealkeeper.hsm.errors import (
     AlgorithmNotSupportedError,
     ImportNotSupportedError,
@@ -82,6 +89,9 @@ class WorkerHost:
                 self._public.pop(request.handle, None)
             case frames.Witness():
                 return frames.Witnessed(request.id, _evidence(backend, request.handle))
+            case frames.Diagnose():
+                diagnoses = backend.diagnose() if isinstance(backend, DiagnosingBackend) else ()
+                return frames.Diagnosed(request.id, list(diagnoses))
             case frames.BeginImport() | frames.FinishImport() | frames.EndImport():
                 return _import(backend, request)
             case _:
@@ -153,7 +163,10 @@ def _import(backend: Backend, request: frames.BeginImport | frames.FinishImport 
         backend.end_import(request.state)
         return frames.Done(request.id)
     if not 1 <= len(request.wrapped) <= MAX_WRAPPED:
-        raise WrappedKeyError(f"a wrapped key has 1 to {MAX_WRAPPED} bytes, not {len(request.wrapped)}")
+        raise WrappedKeyError(
+            f"a wrapped key has 1 to {MAX_WRAPPED} bytes, not {len(request.wrapped)}",
+            next_step="hand over what sealkeeper keys import wrap has written",
+        )
     algorithm = _offered(backend, request.algorithm)
     load_public_key(algorithm, request.public_key)
     key = backend.finish_import(

@@ -32,7 +32,7 @@ from sealkeeper.hsm.errors import (
     ProviderUnavailableError,
 )
 from sealkeeper.hsm.pin_latch import PinLatch
-from sealkeeper.hsm.provider import KeyEvidence, ProviderInfo, ProviderKey, WrapMethod, WrappingKey
+from sealkeeper.hsm.provider import Diagnosis, KeyEvidence, ProviderInfo, ProviderKey, WrapMethod, WrappingKey
 from sealkeeper.hsm.registry import pin_file_of, require_known_scheme
 
 MAX_PENDING = 20_000
@@ -278,8 +278,13 @@ class WorkerProvider:
         return response.signatures
 
     async def destroy(self, handle: str) -> None:
-        """Destroy a key pair."""
+        """Destroy a key pair. Every worker is told: one that has the key open could go on signing with it."""
         await self._ask(lambda number: frames.Destroy(number, handle))
+        others = [slot.channel for slot in self._slots if slot.channel is not None and slot.channel.alive]
+        for channel in others:
+            response = await channel.ask(frames.Destroy(channel.number(), handle))
+            if isinstance(response, frames.Failed):
+                raise _error(response)
 
     async def evidence(self, handle: str) -> KeyEvidence:
         """Read back what the store says of a private key."""
@@ -310,6 +315,17 @@ class WorkerProvider:
     async def check(self) -> None:
         """Give a sign of life."""
         await self._ask(frames.Check)
+
+    async def diagnose(self) -> list[Diagnosis]:
+        """What the store says of how it is set up for the gateway; nothing where it does not tell.
+
+        Raises:
+            ProviderError: it could not be asked.
+        """
+        response = await self._ask(frames.Diagnose)
+        if not isinstance(response, frames.Diagnosed):
+            raise _nonsense()
+        return response.diagnoses
 
     async def _watch(self) -> None:
         while True:
