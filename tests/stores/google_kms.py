@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa, u
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap_with_padding
 from cryptography.x509.oid import NameOID
 from google.cloud import kms_v1 as kms
+from google.iam.v1 import iam_policy_pb2  # type: ignore[import-untyped]
 from google.longrunning import operations_pb2  # type: ignore[import-untyped]
 from google.protobuf import any_pb2, duration_pb2, empty_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -81,6 +82,7 @@ class GoogleKms:
             ``signature``, ``pem`` or ``public_key``; or ``store``: the signature is wrong, its checksum right.
         wrong_name: answers carry another version's name.
         now: the time.
+        denied: permissions that the caller has not: told by TestIamPermissions, not enforced.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
@@ -94,6 +96,7 @@ class GoogleKms:
     versions: dict[str, _Version] = field(default_factory=dict)
     jobs: dict[str, tuple[Any, rsa.RSAPrivateKey]] = field(default_factory=dict)
     retired: set[str] = field(default_factory=set)
+    denied: set[str] = field(default_factory=set)
     _refusals: dict[str, deque[_RefusedError]] = field(default_factory=dict)
     _lost: Counter[str] = field(default_factory=Counter)
     _lock: RLock = field(default_factory=RLock)
@@ -138,6 +141,11 @@ class GoogleKms:
     def get_key_ring(self, request: kms.GetKeyRingRequest) -> kms.KeyRing:
         _require(request.name in self.rings, grpc.StatusCode.NOT_FOUND)
         return kms.KeyRing(name=request.name)
+
+    def test_iam_permissions(self, request: Any) -> Any:
+        _require(request.resource in self.rings, grpc.StatusCode.NOT_FOUND)
+        granted = [one for one in request.permissions if one not in self.denied]
+        return iam_policy_pb2.TestIamPermissionsResponse(permissions=granted)
 
     def create_crypto_key(self, request: kms.CreateCryptoKeyRequest) -> Any:
         _require(request.parent in self.rings, grpc.StatusCode.NOT_FOUND)
@@ -335,7 +343,12 @@ def served(service: GoogleKms, credentials: grpc.ServerCredentials | None = None
     server = grpc.server(ThreadPoolExecutor(max_workers=8))
     handlers = {method: _handler(service, method, *kinds) for method, kinds in _METHODS.items()}
     server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("google.cloud.kms.v1.KeyManagementService", handlers)]
+        [
+            grpc.method_handlers_generic_handler("google.cloud.kms.v1.KeyManagementService", handlers),
+            grpc.method_handlers_generic_handler(
+                "google.iam.v1.IAMPolicy", {"TestIamPermissions": _permissions_handler(service)}
+            ),
+        ]
     )
     address = "127.0.0.1:0"
     port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
@@ -452,6 +465,14 @@ def _done() -> operations_pb2.Operation:
 
 def _snake(method: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()
+
+
+def _permissions_handler(service: GoogleKms) -> grpc.RpcMethodHandler[Any, Any]:
+    return grpc.unary_unary_rpc_method_handler(
+        lambda asked, context: service.answer("TestIamPermissions", asked, context),
+        request_deserializer=iam_policy_pb2.TestIamPermissionsRequest.FromString,
+        response_serializer=iam_policy_pb2.TestIamPermissionsResponse.SerializeToString,
+    )
 
 
 def _handler(service: GoogleKms, method: str, request: Any, answer: Any) -> grpc.RpcMethodHandler[Any, Any]:

@@ -25,6 +25,7 @@ from sealkeeper.hsm.errors import (
 )
 from sealkeeper.hsm.provider import (
     Attestation,
+    Diagnosis,
     KeyDestroyer,
     KeyEvidence,
     KeyImporter,
@@ -44,6 +45,7 @@ __all__ = [
     "Algorithm",
     "AlgorithmNotSupportedError",
     "Attestation",
+    "Diagnosis",
     "ImportExpiredError",
     "ImportNotSupportedError",
     "KeyDestroyer",

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from sealkeeper.hsm.algorithms import MAX_MESSAGE, Algorithm
 from sealkeeper.hsm.errors import AlgorithmNotSupportedError, PayloadError, ProviderUnavailableError
-from sealkeeper.hsm.provider import KeyEvidence, ProviderInfo, ProviderKey, WrapMethod, WrappingKey
+from sealkeeper.hsm.provider import Diagnosis, KeyEvidence, ProviderInfo, ProviderKey, WrapMethod, WrappingKey
 
 
 class Backend(Protocol):
@@ -85,6 +85,15 @@ class ImportBackend(Protocol):
 
     def end_import(self, state: bytes) -> None:
         """Remove what ``begin_import`` left in the store."""
+        ...
+
+
+@runtime_checkable
+class DiagnosingBackend(Protocol):
+    """A backend whose store tells, without a side effect, what the gateway may do there."""
+
+    def diagnose(self) -> Sequence[Diagnosis]:
+        """What is set up as it should be, and what is not."""
         ...
 
 

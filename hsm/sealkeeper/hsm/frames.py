@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from sealkeeper.hsm.provider import KeyEvidence, ProviderInfo, WrapMethod, WrappingKey
+from sealkeeper.hsm.provider import Diagnosis, KeyEvidence, ProviderInfo, WrapMethod, WrappingKey
 
 MAX_FRAME = 64 * 1024 * 1024
 MAX_REQUEST = 16 * 1024 * 1024
@@ -93,6 +93,12 @@ class Check(msgspec.Struct, frozen=True, tag="check", array_like=True):
     id: int
 
 
+class Diagnose(msgspec.Struct, frozen=True, tag="diagnose", array_like=True):
+    """Say how the store is set up for the gateway."""
+
+    id: int
+
+
 class Open(msgspec.Struct, frozen=True, tag="open", array_like=True):
     """Open the store; the first message to a worker."""
 
@@ -121,6 +127,13 @@ class Witnessed(msgspec.Struct, frozen=True, tag="witnessed", array_like=True):
 
     id: int
     evidence: KeyEvidence
+
+
+class Diagnosed(msgspec.Struct, frozen=True, tag="diagnosed", array_like=True):
+    """How the store is set up for the gateway."""
+
+    id: int
+    diagnoses: list[Diagnosis]
 
 
 class Offered(msgspec.Struct, frozen=True, tag="offered", array_like=True):
@@ -153,8 +166,10 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
     retry_after: timedelta | None = None
 
 
-Request: TypeAlias = Open | Generate | Read | Sign | Destroy | Witness | BeginImport | FinishImport | EndImport | Check
-Response: TypeAlias = Opened | Key | Witnessed | Offered | Signed | Done | Failed
+Request: TypeAlias = (
+    Open | Generate | Read | Sign | Destroy | Witness | BeginImport | FinishImport | EndImport | Check | Diagnose
+)
+Response: TypeAlias = Opened | Key | Witnessed | Offered | Signed | Diagnosed | Done | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 requests = msgspec.msgpack.Decoder(list[Request])

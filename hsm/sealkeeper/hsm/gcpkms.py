@@ -43,8 +43,10 @@ from sealkeeper.hsm.errors import (
 )
 from sealkeeper.hsm.gcpkms_calls import RefusedError, open_calls
 from sealkeeper.hsm.gcpkms_evidence import hsm_attestation, key_evidence, utc
+from sealkeeper.hsm.gcpkms_permissions import PERMISSIONS, diagnoses_of
 from sealkeeper.hsm.gcpkms_uri import Protection, parse_gcpkms_uri
 from sealkeeper.hsm.provider import (
+    Diagnosis,
     KeyEvidence,
     ProtectionLevel,
     ProviderInfo,
@@ -228,6 +230,12 @@ class GcpKmsBackend:
                 next_step=f"gcloud kms keyrings create {self._uri.ring} --location {self._uri.location} "
                 f"--project {self._uri.project}",
             ) from None
+
+    def diagnose(self) -> list[Diagnosis]:
+        """Ask Google which of the role's permissions the gateway has on the key ring."""
+        request = {"resource": self._uri.key_ring, "permissions": PERMISSIONS}
+        answer: Any = self._calls(self._client.test_iam_permissions, request, again=True)
+        return diagnoses_of(answer.permissions)
 
     def close(self) -> None:
         """Close the channel."""

@@ -149,6 +149,23 @@ class WrappingKey:
     attestation: Attestation | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One thing that a store says of how it is set up for the gateway.
+
+    Attributes:
+        found: how it is, to follow the store's name: ``may not sign``; no secret.
+        passed: whether it is as it should be.
+        next_step: what a person can do about it; empty where it passed.
+        needed: false where it may be meant to be so: a custodian may want nobody to bring or to destroy keys.
+    """
+
+    found: str
+    passed: bool
+    next_step: str = ""
+    needed: bool = True
+
+
 @runtime_checkable
 class KeyProvider(Protocol):
     """One open HSM or KMS."""

@@ -37,6 +37,7 @@ from sealkeeper.hsm.errors import (
     WrappedKeyError,
 )
 from sealkeeper.hsm.provider import (
+    Diagnosis,
     KeyEvidence,
     Origin,
     ProtectionLevel,
@@ -45,6 +46,7 @@ from sealkeeper.hsm.provider import (
     WrapMethod,
     WrappingKey,
 )
+from sealkeeper.hsm.transit_capabilities import capabilities_wanted, diagnoses_of
 from sealkeeper.hsm.transit_connection import Answer, Connection, NoAnswerError, Verb, health_error, refusal
 from sealkeeper.hsm.transit_login import Tokens
 from sealkeeper.hsm.transit_uri import parse_transit_uri
@@ -170,6 +172,14 @@ class TransitBackend:
         answer = self._send("get", "auth/token/lookup-self")
         if answer.status != 200:
             raise refusal(answer, self._uri, "look up its own token")
+
+    def diagnose(self) -> list[Diagnosis]:
+        """Ask the server which capabilities the gateway's token has on the paths that the gateway uses."""
+        wanted = capabilities_wanted(self._mount, f"{PREFIX}any")
+        answer = self._send("post", "sys/capabilities-self", {"paths": sorted({one.path for one in wanted})})
+        if answer.status not in (200, 403):
+            raise refusal(answer, self._uri, "look up its own capabilities")
+        return diagnoses_of(wanted, answer.data if answer.status == 200 else None, self._uri)
 
     def evidence(self, handle: str) -> KeyEvidence:
         """Read back what the engine says of the key. It is the server's word: there is no attestation."""
