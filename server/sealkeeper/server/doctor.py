@@ -14,32 +14,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeAlias
 
 import msgspec
 from cryptography import x509
 
-from sealkeeper.hsm import ProviderError, open_provider
 from sealkeeper.server.authorities import read_authorities
 from sealkeeper.server.clock import TOLERANCE
 from sealkeeper.server.errors import SealkeeperError
 from sealkeeper.server.files import unusable
+from sealkeeper.server.finding import Finding
 from sealkeeper.server.gateway import AUTHORITIES_FILE, LOGS_FOLDER
+from sealkeeper.server.key_doctor import check_keys, check_residency
 from sealkeeper.server.log import AUDIT, LOG_NAMES, LogError
 from sealkeeper.server.log.journal import read_records
 from sealkeeper.server.log.publisher import STATE_FILE
 from sealkeeper.server.log.tiles import TILE_WIDTH, TileStore
+from sealkeeper.server.provider_doctor import examine_providers
 from sealkeeper.server.settings import SETTINGS_FILE, GatewaySettings, Settings, host_of, is_wildcard, load_settings
 from sealkeeper.server.tls import RENEW, read_tls_files
 from sealkeeper.verify.errors import NoteError
 from sealkeeper.verify.note import parse_checkpoint, parse_signed_note
 
-Finding: TypeAlias = tuple[str, bool, str, str]
-"""Name of the check, whether it passed, what was found, what to do."""
-
 _LOW = 1024**3
 _SOON = timedelta(days=14)
 _TIMEOUT = 5.0
+PATIENCE = timedelta(seconds=30)
+"""How long a provider is waited for: a store's own timeouts are shorter, so that it can say what is wrong."""
 _NEXT_STEPS = {
     errno.EADDRINUSE: "end what listens there, or set another port",
     errno.EACCES: "set a port from 1024 on, or let the gateway's user use lower ones",
@@ -49,35 +49,38 @@ _NEXT_STEPS = {
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What is checked: the settings, whether a gateway runs with them, and the time."""
+    """What is checked: the settings, whether a gateway runs with them, the time, how long a provider is waited for."""
 
     settings: Settings
     serves: bool
     now: datetime
+    patience: timedelta
 
     @property
     def logs(self) -> Path:
         return self.settings.storage.directory / LOGS_FOLDER
 
 
-def check(settings: Path, now: datetime | None = None) -> list[Finding]:
+def check(settings: Path, now: datetime | None = None, patience: timedelta = PATIENCE) -> list[Finding]:
     """Check a gateway's settings and what they name, whether it runs or not.
 
     Args:
         settings: file or the folder that ``sealkeeper init`` made.
         now: UTC; ``None`` for the machine's clock.
+        patience: how long a provider is waited for.
     """
     try:
         loaded = load_settings(settings / SETTINGS_FILE if settings.is_dir() else settings)
     except SealkeeperError as error:
         return [("settings", False, str(error), error.next_step)]
     findings: list[Finding] = [("settings", True, f"{settings} can be read", "")]
-    subject = _Subject(loaded, _serves(loaded.storage.directory / LOGS_FOLDER), now or datetime.now(UTC))
+    subject = _Subject(loaded, _serves(loaded.storage.directory / LOGS_FOLDER), now or datetime.now(UTC), patience)
     checks: list[Callable[[_Subject], list[Finding]]] = [
         _state,
         _tls,
         _authorities,
         _providers,
+        _keys,
         _ports,
         _clock,
     ]
@@ -166,32 +169,21 @@ def _authorities(subject: _Subject) -> list[Finding]:
     if found.domain != settings.gateway.domain:
         text = f"they are those of {found.domain}, the settings name {settings.gateway.domain}"
         return [("authorities", False, text, "set gateway.domain back: it names a gateway for good")]
+    if found.provider not in settings.providers:
+        text = f"the gateway's own keys are in provider {found.provider}, which is not in the settings"
+        return [("authorities", False, text, f"add [providers.{found.provider}] again")]
     return [("authorities", True, f"the gateway's own keys are in provider {found.provider}", "")]
 
 
 def _providers(subject: _Subject) -> list[Finding]:
-    return asyncio.run(_open_providers(subject.settings))
+    settings = subject.settings
+    examined = asyncio.run(examine_providers(settings, subject.patience))
+    findings = [finding for one in examined.values() for finding in one.findings]
+    return findings + check_residency(settings, {name: one.region for name, one in examined.items()})
 
 
-async def _open_providers(settings: Settings) -> list[Finding]:
-    # With the gateway's state, so that a PIN that was refused is not tried again.
-    state = settings.storage.directory if settings.storage.directory.is_dir() else None
-    findings: list[Finding] = []
-    for name, one in settings.providers.items():
-        label = f"provider {name}"
-        try:
-            provider = await open_provider(one.uri, state_dir=state, environment=one.environment)
-        except ProviderError as error:
-            next_step = error.next_step or f"correct [providers.{name}] uri"
-            findings.append((label, False, str(error), next_step))
-            continue
-        except OSError as error:
-            refused = unusable(error, settings.storage.directory)
-            findings.append((label, False, str(refused), refused.next_step))
-            continue
-        findings.append((label, True, provider.info.description, ""))
-        await provider.close()
-    return findings
+def _keys(subject: _Subject) -> list[Finding]:
+    return check_keys(subject.settings, subject.now)
 
 
 def _ports(subject: _Subject) -> list[Finding]:
