@@ -32,6 +32,7 @@ from sealkeeper.hsm.errors import (
     ProviderUnavailableError,
     WrappedKeyError,
 )
+from sealkeeper.hsm.unreachable import because
 
 _T = TypeVar("_T")
 
@@ -112,6 +113,10 @@ _REFUSED = frozenset(
         "UnrecognizedClientException",
     }
 )
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
+_UNTIMELY = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
+_SIGNED_WRONG = frozenset({"InvalidSignatureException", "SignatureDoesNotMatch"})
+_UNTIMELY_TEXTS = ("Signature expired", "Signature not yet current")
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "NotAuthorizedException"})
 # Nothing has been sent after these, so that even what must not be done twice may be tried again.
 _UNSENT = (exceptions.EndpointConnectionError, exceptions.ConnectTimeoutError)
@@ -294,6 +299,11 @@ def _code(error: exceptions.ClientError) -> str:
     return code if _CODE.fullmatch(code) else "Unknown"
 
 
+def _message(error: exceptions.ClientError) -> str:
+    """AWS's text: to compare, not to show."""
+    return str(error.response.get("Error", {}).get("Message", ""))
+
+
 def _status(error: exceptions.ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
@@ -326,6 +336,11 @@ def _refusal(operation: str, error: exceptions.ClientError) -> ProviderError:
         )
     if code in _DENIED:
         return ProviderPermissionError(f"AWS does not allow {operation} ({code})", next_step=_permission(operation))
+    if code in _UNTIMELY or (code in _SIGNED_WRONG and any(text in _message(error) for text in _UNTIMELY_TEXTS)):
+        return ProviderPermissionError(
+            f"AWS refuses what was signed by a clock that is off ({code})",
+            next_step="set this machine's clock right (NTP): AWS takes a difference of five minutes at most",
+        )
     if code in _REFUSED:
         return ProviderPermissionError(
             f"AWS does not accept the credentials ({code})",
@@ -374,8 +389,8 @@ def _failure(error: Exception) -> ProviderError:
         )
     if isinstance(error, _UNREACHABLE):
         return ProviderUnavailableError(
-            f"AWS KMS cannot be reached ({name})",
-            next_step="check the network, and the VPC endpoint where there is one",
+            f"AWS KMS cannot be reached ({name}){because(error)}",
+            next_step="check region and endpoint of the awskms: URI, DNS, firewall, and any VPC endpoint",
         )
     return ProviderUnavailableError(f"AWS's SDK failed ({name})", next_step="try again; if it stays so, report it")
 

@@ -27,6 +27,7 @@ from sealkeeper.hsm.errors import (
     ProviderUnavailableError,
 )
 from sealkeeper.hsm.secret_file import read_secret
+from sealkeeper.hsm.unreachable import because
 
 T = TypeVar("T")
 
@@ -266,7 +267,7 @@ def refusal(error: Exception, action: Action, kind: Kind) -> ProviderError:
                 next_step="name the certificates to trust with ca-file, where TLS is inspected on the way",
             )
         return ProviderUnavailableError(
-            "the key store cannot be reached",
+            f"the key store cannot be reached{because(error)}",
             next_step="check DNS, private endpoint and firewall between the gateway and the store, and that it exists",
         )
     if isinstance(error, AzureError):

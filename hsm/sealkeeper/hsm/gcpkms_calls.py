@@ -34,6 +34,7 @@ from sealkeeper.hsm.errors import (
 )
 from sealkeeper.hsm.gcpkms_uri import GcpKmsUri
 from sealkeeper.hsm.secret_file import read_secret
+from sealkeeper.hsm.unreachable import NO_NAME, NO_WAY, REFUSED
 
 TIMEOUT = 8.0
 """Seconds that one call may take, with the connection and the token that it may need."""
@@ -55,6 +56,15 @@ _CHANNEL = (
 )
 # Said by gRPC where the token could not be got; the text behind it may hold what Google's token service answered.
 _PLUGIN_FAILED = "Getting metadata from plugin failed"
+
+# Words of gRPC's own texts.
+_UNREACHABLE = {
+    "DNS resolution failed": NO_NAME,
+    "Domain name not found": NO_NAME,
+    "Connection refused": REFUSED,
+    "Network is unreachable": NO_WAY,
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted here",
+}
 
 # Google leaves their constructors without types.
 _SERVICE_ACCOUNT: Any = service_account.Credentials
@@ -235,8 +245,9 @@ def _translated(error: exceptions.GoogleAPICallError) -> ProviderUnavailableErro
             return _no_token(error)
     if _PLUGIN_FAILED in str(error.message):
         return _no_token(error)
+    why = next((f": {why}" for words, why in _UNREACHABLE.items() if words in str(error.message)), "")
     return ProviderUnavailableError(
-        f"Google Cloud KMS cannot be reached or cannot answer now ({code.name})",
+        f"Google Cloud KMS cannot be reached or cannot answer now ({code.name}){why}",
         next_step="check the network to its endpoint, and https://status.cloud.google.com",
         retry_after=_retry_after(error),
     )

@@ -31,6 +31,7 @@ from sealkeeper.hsm.errors import (
 )
 from sealkeeper.hsm.pkcs11_evidence import evidence_of, mapper
 from sealkeeper.hsm.pkcs11_keys import generate_pair, handle_of, new_identifier, parse_handle, spki_of
+from sealkeeper.hsm.pkcs11_loading import cannot_load
 from sealkeeper.hsm.pkcs11_modules import quirks_of
 from sealkeeper.hsm.pkcs11_token import describe, find_token, offered, pin_of, require_tries
 from sealkeeper.hsm.provider import KeyEvidence, ProtectionLevel, ProviderInfo, ProviderKey, WrapMethod, WrappingKey
@@ -75,15 +76,16 @@ class Pkcs11Backend:
         self._objects: OrderedDict[str, tuple[Algorithm, Any]] = OrderedDict()
         try:
             self._library = pkcs11.lib(str(self._uri.module_path))
-        except (exceptions.PKCS11Error, OSError, RuntimeError):
-            raise ProviderConfigurationError(
-                "the PKCS#11 module cannot be loaded", next_step=f"check that {self._uri.module_path} is the library"
-            ) from None
+        except (exceptions.PKCS11Error, OSError, RuntimeError) as error:
+            raise cannot_load(self._uri.module_path, error) from None
         self._quirks = quirks_of(self._library)
         try:
             token = self._open(relogin=False)
         except exceptions.PKCS11Error as error:
-            raise ProviderUnavailableError(f"the token cannot be opened ({type(error).__name__})") from None
+            raise ProviderUnavailableError(
+                f"the token cannot be opened ({type(error).__name__})",
+                next_step="look at the token, at the way to it, and at the log of its vendor's library",
+            ) from None
         self.info = ProviderInfo(
             "pkcs11",
             describe(token),

@@ -12,6 +12,7 @@ from sealkeeper.hsm.errors import PinRefusedError, ProviderConfigurationError
 from sealkeeper.hsm.secret_file import read_secret
 from sealkeeper.hsm.uri import Pkcs11Uri
 
+_NAMED = 8
 _KEY_BITS = {"secp256r1": 256, "secp384r1": 384, "secp521r1": 521}
 _SIGNS = {
     "ecdsa": (Mechanism.ECDSA, Mechanism.EC_KEY_PAIR_GEN),
@@ -27,7 +28,8 @@ def find_token(library: Any, uri: Pkcs11Uri) -> Any:
     Raises:
         ProviderConfigurationError: none fits, or several do.
     """
-    found = []
+    found: list[Any] = []
+    others: list[Any] = []
     for slot in library.get_slots(token_present=True):
         if uri.slot_id is not None and slot.slot_id != uri.slot_id:
             continue
@@ -35,12 +37,18 @@ def find_token(library: Any, uri: Pkcs11Uri) -> Any:
             token = slot.get_token()
         except (exceptions.TokenNotPresent, exceptions.TokenNotRecognised):
             continue
-        if _fits(token, uri):
-            found.append(token)
-    if len(found) != 1:
-        count = "no token fits" if not found else f"{len(found)} tokens fit"
+        (found if _fits(token, uri) else others).append(token)
+    if len(found) > 1:
         raise ProviderConfigurationError(
-            f"{count} the pkcs11: URI", next_step="name the token with token=, serial= or slot-id="
+            f"{len(found)} tokens fit the pkcs11: URI", next_step="name the token with token=, serial= or slot-id="
+        )
+    if not found:
+        names = [repr(token.label.strip()) for token in others if token.flags & TokenFlag.TOKEN_INITIALIZED]
+        there = f"there are {', '.join(names[:_NAMED])}" if names else "there is none that was initialised"
+        raise ProviderConfigurationError(
+            f"no token fits the pkcs11: URI; {there}",
+            next_step="name the token with token=, serial= or slot-id=; if it is not there, put it in or make it, as "
+            "docs/providers/pkcs11.md has it, and check the settings that the provider's environment names",
         )
     return found[0]
 
@@ -54,7 +62,9 @@ def pin_of(uri: Pkcs11Uri) -> str:
     try:
         return read_secret(uri.pin_source, "PIN").decode("utf-8")
     except UnicodeDecodeError:
-        raise ProviderConfigurationError("the PIN file is not UTF-8") from None
+        raise ProviderConfigurationError(
+            "the PIN file is not UTF-8", next_step=f"put nothing but the PIN into {uri.pin_source}"
+        ) from None
 
 
 def require_tries(flags: TokenFlag, *, relogin: bool) -> None:

@@ -31,7 +31,10 @@ def read_secret(path: Path, what: str) -> bytes:
         )
     secret = secret.removesuffix(b"\n").removesuffix(b"\r")
     if not secret or len(secret) > MAX_SECRET:
-        raise ProviderConfigurationError(f"the {what} file is empty or longer than {MAX_SECRET} bytes")
+        raise ProviderConfigurationError(
+            f"the {what} file is empty or longer than {MAX_SECRET} bytes",
+            next_step=f"put nothing but the {what} into {path}",
+        )
     return secret
 
 

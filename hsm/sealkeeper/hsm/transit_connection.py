@@ -31,6 +31,7 @@ from sealkeeper.hsm.errors import (
 )
 from sealkeeper.hsm.secret_file import read_secret
 from sealkeeper.hsm.transit_uri import TransitUri
+from sealkeeper.hsm.unreachable import because
 
 Verb: TypeAlias = Literal["get", "post", "delete"]
 
@@ -152,8 +153,8 @@ class Connection:
             raise self._no_answer("cannot be reached") from None
         except requests.exceptions.Timeout:
             raise self._no_answer("did not answer in time") from None
-        except (requests.exceptions.RequestException, OSError):
-            raise self._no_answer("cannot be reached, or broke the connection off") from None
+        except (requests.exceptions.RequestException, OSError) as error:
+            raise self._no_answer(f"cannot be reached, or broke the connection off{because(error)}") from None
 
     def _no_answer(self, what: str) -> NoAnswerError:
         where = f"{self._uri.host}:{self._uri.port}"
@@ -243,6 +244,12 @@ def _answer(response: requests.Response) -> Answer:
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
+        # What Go's HTTP server says; https://go.dev/src/net/http/server.go
+        if response.status_code == 400 and b"HTTP request to an HTTPS server" in content:
+            raise ProviderConfigurationError(
+                "the transit server's port speaks TLS, and the provider's URI says tls=off",
+                next_step="leave tls=off out of the URI, and name the CA's certificate with ca-file=/path",
+            )
         if response.ok:
             raise NoAnswerError(
                 "what answers is not a transit server: its answer is not a JSON object",
