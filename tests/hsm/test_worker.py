@@ -21,7 +21,7 @@ from sealkeeper.hsm.errors import (
     ProviderUnavailableError,
     ProviderUriError,
 )
-from sealkeeper.hsm.worker_provider import WorkerProvider, open_provider
+from sealkeeper.hsm.worker_provider import WorkerProvider, _Slot, open_provider
 
 P256 = ALGORITHMS["PKIX_ECDSA_P256_SHA_256"]
 DIGESTS = [sha256(bytes([n])).digest() for n in range(50)]
@@ -189,6 +189,60 @@ async def test_a_worker_that_hangs_is_ended_and_replaced(uri: str) -> None:
             await stuck
         assert len(await provider.sign(key.handle, P256, DIGESTS)) == len(DIGESTS)
         assert pids(provider) != [hung]
+
+
+async def killed(slot: _Slot) -> None:
+    assert slot.process is not None
+    slot.process.kill()
+    while slot.channel is not None and slot.channel.alive:
+        await asyncio.sleep(0)
+
+
+async def test_who_asks_while_a_worker_opens_its_store_is_told_what_became_of_that(uri: str, tmp_path: Path) -> None:
+    async with opened(uri, 1, Clock()) as provider:
+        key = await provider.generate("release", P256)
+        [slot] = provider._slots
+        (tmp_path / "seal").chmod(0o644)
+        await killed(slot)
+        first = asyncio.ensure_future(provider.sign(key.handle, P256, DIGESTS[:1]))
+        while slot.channel is None or not slot.channel.alive:
+            await asyncio.sleep(0)
+        second = asyncio.ensure_future(provider.sign(key.handle, P256, DIGESTS[:1]))
+        for outcome in await asyncio.gather(first, second, return_exceptions=True):
+            assert isinstance(outcome, ProviderUnavailableError)
+            assert "open to everybody" in str(outcome)
+
+
+async def test_a_key_is_destroyed_while_another_worker_cannot_be_started(uri: str, tmp_path: Path) -> None:
+    provider = await open_provider(uri, workers=2)
+    try:
+        key = await provider.generate("release", P256)
+        [_, other] = provider._slots
+        await killed(other)
+        (tmp_path / "seal").chmod(0o644)
+        starting = asyncio.ensure_future(provider._channel(other))
+        while other.channel is None or not other.channel.alive:
+            await asyncio.sleep(0)
+        await provider.destroy(key.handle)
+        with pytest.raises(ProviderUnavailableError):
+            await starting
+        with pytest.raises(KeyHandleError):
+            await provider.public_key(key.handle)
+    finally:
+        await provider.close()
+
+
+async def test_a_worker_that_does_not_go_is_ended_before_another_takes_its_place(uri: str) -> None:
+    async with opened(uri, 1, Clock()) as provider:
+        key = await provider.generate("release", P256)
+        [slot], [hung] = provider._slots, pids(provider)
+        os.kill(hung, signal.SIGSTOP)
+        assert slot.channel is not None
+        # As where it has answered what is no frame.
+        slot.channel.close()
+        async with asyncio.timeout(20):
+            assert len(await provider.sign(key.handle, P256, DIGESTS)) == len(DIGESTS)
+        assert not Path(f"/proc/{hung}").exists()
 
 
 async def test_answers_larger_than_a_frame_come_in_several(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -190,6 +191,11 @@ class _Slot:
         self.not_before = 0.0
 
     @property
+    def ready(self) -> _Channel | None:
+        """The channel of a worker that has its store open: until then it could only say that it has none."""
+        return self.channel if self.channel is not None and self.channel.alive and self.starting is None else None
+
+    @property
     def load(self) -> int:
         return len(self.channel.waiting) if self.channel is not None and self.channel.alive else 0
 
@@ -280,9 +286,10 @@ class WorkerProvider:
     async def destroy(self, handle: str) -> None:
         """Destroy a key pair. Every worker is told: one that has the key open could go on signing with it."""
         await self._ask(lambda number: frames.Destroy(number, handle))
-        others = [slot.channel for slot in self._slots if slot.channel is not None and slot.channel.alive]
-        for channel in others:
-            response = await channel.ask(frames.Destroy(channel.number(), handle))
+        channels = [channel for slot in self._slots if (channel := slot.ready) is not None]
+        told = [channel.ask(frames.Destroy(channel.number(), handle)) for channel in channels]
+        for response in await asyncio.gather(*told, return_exceptions=True):
+            # One that has ended in the meantime has nothing open any more.
             if isinstance(response, frames.Failed):
                 raise _error(response)
 
@@ -361,9 +368,7 @@ class WorkerProvider:
         slot = self._choose()
         if slot.load >= MAX_PENDING:
             raise ProviderUnavailableError("too many requests wait for the key store", next_step="try again later")
-        channel = slot.channel
-        if channel is None or not channel.alive:
-            channel = await self._channel(slot)
+        channel = slot.ready or await self._channel(slot)
         response = await channel.ask(request(channel.number()))
         if isinstance(response, frames.Failed):
             raise _error(response)
@@ -379,8 +384,8 @@ class WorkerProvider:
     async def _channel(self, slot: _Slot) -> _Channel:
         if self._closed:
             raise ProviderUnavailableError("the provider is closed")
-        if slot.channel is not None and slot.channel.alive:
-            return slot.channel
+        if slot.ready is not None:
+            return slot.ready
         if slot.starting is None:
             if self._clock() < slot.not_before:
                 raise ProviderUnavailableError(
@@ -396,7 +401,7 @@ class WorkerProvider:
         slot.deaths += 1
         try:
             if slot.process is not None:
-                await slot.process.wait()
+                await _ended(slot.process)
             async with self._opening:
                 tried = self._latch.require_open()
                 slot.process, channel = await _spawn(self._environment, self._pace)
@@ -428,7 +433,8 @@ async def _ended(process: Process) -> None:
         async with asyncio.timeout(_FAREWELL):
             await process.wait()
     except TimeoutError:
-        process.kill()
+        with suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
 
 
