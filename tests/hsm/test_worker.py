@@ -213,6 +213,20 @@ async def test_who_asks_while_a_worker_opens_its_store_is_told_what_became_of_th
             assert "open to everybody" in str(outcome)
 
 
+async def test_a_worker_that_cannot_be_replaced_fails_nobody_while_another_serves(uri: str, tmp_path: Path) -> None:
+    clock = Clock()
+    async with opened(uri, 2, clock) as provider:
+        key = await provider.generate("release", P256)
+        (tmp_path / "seal").chmod(0o644)
+        await killed(provider._slots[0])
+        for digest in DIGESTS:
+            assert len(await provider.sign(key.handle, P256, [digest])) == 1
+        (tmp_path / "seal").chmod(0o600)
+        while provider._slots[0].ready is None:
+            clock.now += 5
+            assert len(await provider.sign(key.handle, P256, DIGESTS[:1])) == 1
+
+
 async def test_a_key_is_destroyed_while_another_worker_cannot_be_started(uri: str, tmp_path: Path) -> None:
     provider = await open_provider(uri, workers=2)
     try:

@@ -3,7 +3,8 @@
 Private keys and vendors' libraries stay out of the gateway's process, and signing uses other cores. Requests made in
 one turn of the event loop travel in one frame, to the first worker that is free or soon will be: a fast store is woken
 rarely, the calls of a slow one are spread, and one that hangs gets no more. A worker that dies fails the requests that
-it had; it is replaced when the next request comes, after a pause that grows while it keeps dying.
+it had; it is replaced when the next request comes, after a pause that grows while it keeps dying. Requests wait for that
+only where no other worker is left.
 """
 
 from __future__ import annotations
@@ -201,7 +202,6 @@ class _Slot:
 
     @property
     def delay(self) -> float:
-        # A dead one has no delay, so it is chosen and its worker replaced.
         return self.channel.delay if self.channel is not None and self.channel.alive else 0.0
 
 
@@ -375,11 +375,19 @@ class WorkerProvider:
         return response
 
     def _choose(self) -> _Slot:
+        ready = [slot for slot in self._slots if slot.ready is not None]
+        if len(ready) < len(self._slots):
+            if not ready:
+                return min(self._slots, key=lambda one: one.not_before)
+            # Replaced meanwhile: it may take long, or fail.
+            for slot in self._slots:
+                if slot.ready is None and slot.starting is None and self._clock() >= slot.not_before:
+                    self._begin(slot)
         # To wake another worker costs more than to wait for one that is at it only for a moment.
-        for slot in self._slots:
+        for slot in ready:
             if slot.delay < _MOMENT:
                 return slot
-        return min(self._slots, key=lambda one: one.delay)
+        return min(ready, key=lambda one: one.delay)
 
     async def _channel(self, slot: _Slot) -> _Channel:
         if self._closed:
@@ -392,9 +400,15 @@ class WorkerProvider:
                     "the key store's worker keeps failing; it will be started again shortly",
                     next_step="look at the key store and its library, then try again",
                 )
-            slot.starting = asyncio.create_task(self._start_worker(slot))
+            self._begin(slot)
+        assert slot.starting is not None  # noqa: S101  (just begun, if not before)
         # Shielded: a caller that gives up must not take the start away from the others.
         return await asyncio.shield(slot.starting)
+
+    def _begin(self, slot: _Slot) -> None:
+        slot.starting = asyncio.create_task(self._start_worker(slot))
+        # Whoever waits for it is told how it went; there may be nobody.
+        slot.starting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _start_worker(self, slot: _Slot) -> _Channel:
         slot.not_before = self._clock() + _PAUSES[min(slot.deaths, len(_PAUSES) - 1)]
