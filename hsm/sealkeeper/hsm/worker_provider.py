@@ -3,8 +3,8 @@
 Private keys and vendors' libraries stay out of the gateway's process, and signing uses other cores. Requests made in
 one turn of the event loop travel in one frame, to the first worker that is free or soon will be: a fast store is woken
 rarely, the calls of a slow one are spread, and one that hangs gets no more. A worker that dies fails the requests that
-it had; it is replaced when the next request comes, after a pause that grows while it keeps dying. Requests wait for that
-only where no other worker is left.
+it had; it is replaced when the next request comes, after a pause that grows while it keeps dying. Requests wait for
+that only where no other worker is left.
 """
 
 from __future__ import annotations
