@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from contextlib import suppress
 from threading import Condition, Lock, Thread
 
 from sealkeeper.hsm import frames
@@ -71,6 +72,10 @@ class Crew:
                 answer = self._host.answer(task.request)
             if answer is not None:
                 self._send(answer)
+            if self._host.lost:
+                # Wakes the thread that reads, which ends the worker.
+                with suppress(OSError):
+                    self._connection.shutdown(socket.SHUT_RD)
 
     def _next(self) -> tuple[_Task, int, int]:
         """A task and the piece of it to do: the others go on with the rest."""
@@ -95,7 +100,9 @@ class Crew:
         except Exception as error:  # noqa: BLE001  (the host says what of it may be told)
             with self._changed:
                 first, task.answered = not task.answered, True
-            return self._host.failed(request, error) if first else None
+            # Asked for each: it finds out whether the store is lost.
+            failed = self._host.failed(request, error)
+            return failed if first else None
         with self._changed:
             task.signatures[start:end] = signatures
             task.left -= end - start
@@ -105,12 +112,6 @@ class Crew:
         return frames.Signed(request.id, task.signatures)
 
     def _send(self, answer: frames.Response) -> None:
-        try:
-            with self._sending:
-                self._connection.sendall(frames.frame([answer]))
-        except OSError:
-            # The gateway has gone, and the worker goes with it.
-            return
-        if self._host.lost:
-            # Wakes the thread that reads, which ends the worker.
-            self._connection.shutdown(socket.SHUT_RD)
+        # Where that fails the gateway has gone, and the worker goes with it.
+        with suppress(OSError), self._sending:
+            self._connection.sendall(frames.frame([answer]))

@@ -62,15 +62,20 @@ class WorkerHost:
     def answer(self, request: frames.Request) -> frames.Response:
         """Do all of a request that is not one to sign."""
         try:
-            return self._answer(request)
+            answer = self._answer(request)
+            # What cannot be written, as a text with half a character in it, must not fail where it is sent.
+            frames.frame([answer])
         except Exception as error:  # noqa: BLE001  (see ``failed``)
             return self.failed(request, error)
+        return answer
 
     def failed(self, request: frames.Request, error: Exception) -> frames.Failed:
         """The answer that says what went wrong. A library's error must neither end the worker nor show its text."""
         if isinstance(error, ProviderError):
             self.lost = self.lost or isinstance(error, BackendLostError)
-            return frames.Failed(request.id, error.reason, str(error), error.next_step, error.retry_after)
+            return frames.Failed(
+                request.id, error.reason, _writable(str(error)), _writable(error.next_step), error.retry_after
+            )
         text = f"the key store failed unexpectedly ({type(error).__name__})"
         return frames.Failed(request.id, "PROVIDER_UNAVAILABLE", text, "look at the key store's own log")
 
@@ -173,6 +178,10 @@ def _import(backend: Backend, request: frames.BeginImport | frames.FinishImport 
         request.state, request.label, algorithm, request.method, request.wrapped, request.public_key
     )
     return _key(request.id, key)
+
+
+def _writable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _key(number: int, key: ProviderKey) -> frames.Key:
