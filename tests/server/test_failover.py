@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc_health.v1 import health_pb2
 
 from sealkeeper.client import Client, ClientError
 from sealkeeper.hsm import ProviderSealedError
@@ -229,3 +230,31 @@ async def test_how_providers_are_is_told(house: House, gateway: Gateway) -> None
     assert main.health.circuit == provider_pb2.CIRCUIT_STATE_CLOSED
     assert main.health.HasField("last_success_time")
     assert main.scheme == "software"
+
+
+async def served(gateway: Gateway, service: str) -> str:
+    context: Any = None
+    answer = await gateway._health.Check(health_pb2.HealthCheckRequest(service=service), context)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+async def test_a_provider_that_is_away_is_told_under_its_own_name_and_the_gateway_goes_on(
+    house: House, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [await served(gateway, name) for name in ("", "providers/first")] == ["SERVING"] * 2
+
+    async def away() -> None:
+        raise ProviderSealedError("sealed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway._providers["first"]._provider, "check", away)
+        await gateway._regular["health"]()
+        told = [await served(gateway, name) for name in ("", "providers/first", "providers/second")]
+    assert told == ["SERVING", "NOT_SERVING", "SERVING"]
+    await gateway._regular["health"]()
+    assert await served(gateway, "providers/first") == "SERVING"
+    with monkeypatch.context() as patch:
+        # The gateway's own keys are in it.
+        patch.setattr(gateway._providers["main"]._provider, "check", away)
+        await gateway._regular["health"]()
+        assert await served(gateway, "") == "NOT_SERVING"
