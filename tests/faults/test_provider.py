@@ -29,10 +29,10 @@ def gateway(tmp_path: Path) -> Iterator[Running]:
 
 
 def workers(gateway: Running) -> list[int]:
+    """The process ids of all workers, the eldest first."""
     assert gateway.process is not None
-    found = subprocess.run(
-        ["ps", "--ppid", str(gateway.process.pid), "-o", "pid=,args="], capture_output=True, text=True, check=True
-    )
+    command = ["ps", "--ppid", str(gateway.process.pid), "--sort=start_time", "-o", "pid=,args="]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
     return [int(line.split()[0]) for line in found.stdout.splitlines() if "sealkeeper.hsm.worker" in line]
 
 

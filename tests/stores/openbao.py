@@ -87,6 +87,15 @@ class OpenBao:
         inside = f"&namespace={namespace}" if namespace else ""
         return f"auth=approle&role-id={role_id}&secret-id-source=file:{source}{inside}"
 
+    def seal(self) -> None:
+        """Lock it, as its operators do in an emergency."""
+        self.root("POST", "sys/seal")
+
+    def unseal(self) -> None:
+        """Open it again, with the one key share that a ``-dev`` server prints once it has started."""
+        [share] = re.findall(r"^Unseal Key: (\S+)$", (self.directory / "bao.log").read_text(), re.MULTILINE)
+        self.root("POST", "sys/unseal", {"key": share})
+
     def audit(self) -> list[dict[str, Any]]:
         """The requests so far, as the server's audit log has them."""
         lines = (self.directory / "audit.log").read_text().splitlines()
@@ -115,8 +124,20 @@ def openbao(directory: Path) -> Iterator[str]:
 @contextmanager
 def server(directory: Path) -> Iterator[OpenBao]:
     """A server with a transit mount, the documented policy and AppRole."""
+    with running(planned(directory)) as bao:
+        yield bao
+
+
+def planned(directory: Path) -> OpenBao:
+    """A server that does not run yet."""
     make_certificates(directory)
-    bao = OpenBao(directory, *_free_ports())
+    return OpenBao(directory, *_free_ports())
+
+
+@contextmanager
+def running(bao: OpenBao) -> Iterator[OpenBao]:
+    """A planned server, which runs now."""
+    directory = bao.directory
     (directory / "bao.hcl").write_text(
         f'audit "file" "tests" {{ options {{ file_path = "{directory}/audit.log" }} }}\n'
         f'listener "tcp" {{\n  address = "127.0.0.1:{bao.tls_port}"\n  tls_cert_file = "{directory}/server.pem"\n'

@@ -1,0 +1,222 @@
+"""Callers that sign all the time while something is broken, and what must hold of all that came of it."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from threading import Condition, Event
+from typing import Any
+
+from sealkeeper.client import Client, message_content
+from sealkeeper.client.errors import ClientError, UnavailableError
+from sealkeeper.v1 import signing_pb2
+from sealkeeper.verify import Artifact, Policy, verify
+from sealkeeper.verify.log import DirectorySource, trusted_verifier, verify_log
+from sealkeeper.verify.note import NoteVerifier
+from tests.e2e.running import NO_RETRY, TENANT, Running
+
+BATCH = 7
+STANDBY = 2
+"""Number of the version that stands by, where one does."""
+# Far beyond what any wait takes, on a machine that does much else.
+PATIENCE = 100.0
+# Between a refusal and the next call, so that refusals do not outnumber all else.
+_BREATH = 0.02
+
+
+@dataclass(frozen=True)
+class Called:
+    """A call to sign that has ended.
+
+    Attributes:
+        number: calls that were begun earlier have lower ones.
+        request_id: of it.
+        key: that was asked for.
+        messages: one, or those of a batch.
+        version: that signed, the number of it; 0 where none did.
+        signatures: one a message; none where it was refused.
+        refusal: what the caller was told otherwise.
+    """
+
+    number: int
+    request_id: str
+    key: str
+    messages: Sequence[bytes]
+    version: int = 0
+    signatures: Sequence[signing_pb2.Signature] = ()
+    refusal: ClientError | None = None
+
+    @property
+    def reason(self) -> str:
+        """Of the refusal; empty where there is none."""
+        return self.refusal.reason if self.refusal is not None else ""
+
+
+class Load:
+    """Threads that sign, each one call after the other; none is tried again.
+
+    Attributes:
+        calls: all that have ended, in the order of their ends.
+    """
+
+    def __init__(self, gateway: Running) -> None:
+        self.calls: list[Called] = []
+        self._gateway = gateway
+        self._changed = Condition()
+        self._ended = Event()
+        self._numbers = count()
+        self._threads = ThreadPoolExecutor(64)
+        self._working: list[Future[None]] = []
+
+    def add(self, key: str, threads: int = 4, batch: int = BATCH, every: int = 4, role: str = "ci") -> None:
+        """Have more callers sign with a key until the end: every so many-th with batches, the others one at a time."""
+        for place in range(threads):
+            size = batch if place % every == every - 1 else 1
+            self._working.append(self._threads.submit(self._work, key, size, role))
+
+    def until(self, holds: Callable[[Called], bool], enough: int = 1) -> None:
+        """Wait until so many calls have come out like this that were begun after now."""
+        begun = next(self._numbers)
+
+        def found() -> bool:
+            return any(one.done() for one in self._working) or (
+                sum(one.number > begun and holds(one) for one in self.calls) >= enough
+            )
+
+        with self._changed:
+            in_time = self._changed.wait_for(found, PATIENCE)
+        self._raise_early_ends()
+        assert in_time, Counter(f"{one.key} {one.version} {one.reason}" for one in self.calls if one.number > begun)
+
+    def end(self) -> None:
+        """Let every caller end its call."""
+        self._ended.set()
+        self._threads.shutdown()
+        for one in self._working:
+            one.result()
+
+    def _raise_early_ends(self) -> None:
+        for one in self._working:
+            if one.done():
+                one.result()
+
+    def _work(self, key: str, size: int, role: str) -> None:
+        tenant = key.split("/")[1]
+        try:
+            with Client(self._gateway.connection(role, tenant), retry=NO_RETRY, timeout=PATIENCE) as client:
+                while not self._ended.is_set():
+                    called = self._call(client, key, size)
+                    with self._changed:
+                        self.calls.append(called)
+                        self._changed.notify_all()
+                    if called.refusal is not None:
+                        self._ended.wait(_BREATH)
+        finally:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _call(self, client: Client, key: str, size: int) -> Called:
+        number = next(self._numbers)
+        request_id, messages = f"load-{number}", [b"%d %d" % (number, place) for place in range(size)]
+        contents = [message_content(one) for one in messages]
+        try:
+            if size > 1:
+                batch = client.sign_batch(key, contents, request_id=request_id)
+                version, signatures = batch.key_version, list(batch.signatures)
+            else:
+                single = client.sign(key, *contents, request_id=request_id)
+                version, signatures = single.key_version, [single.signature]
+        except ClientError as error:
+            return Called(number, request_id, key, messages, refusal=error)
+        return Called(number, request_id, key, messages, int(version.rpartition("/")[2]), signatures)
+
+
+@contextmanager
+def under_load(gateway: Running) -> Iterator[Load]:
+    """Callers, who end with the block. Then all that must hold of what they were told is looked into."""
+    load = Load(gateway)
+    try:
+        yield load
+    finally:
+        load.end()
+    require_all_in_order(gateway, load.calls)
+
+
+def require_all_in_order(gateway: Running, calls: Sequence[Called]) -> None:
+    """No wrong signature, no lost record, and no refusal without a reason and a time to come back; ends the gateway.
+
+    * Every bundle verifies, with the trust root and nothing else, for the version that is said to have signed, and its
+      entry is in the transparency log where it says.
+    * Every refusal is UNAVAILABLE, with a reason and a time to come back.
+    * The audit log has for every call one record of what its caller was told; where another version signed in the place
+      of the ACTIVE one, and nowhere else, it says so; and its records account for every entry of the transparency log.
+    * Both logs are one history.
+    """
+    trust = gateway.trust()
+    with gateway.client("verifier", timeout=PATIENCE) as client:
+        bodies = [one.body for one in client.entries("logs/transparency")]
+    records = audit_records(gateway)
+    for called in calls:
+        for message, signature in zip(called.messages, called.signatures, strict=bool(called.version)):
+            policy = Policy(key=f"{called.key}/versions/{called.version}")
+            result = verify(signature.bundle, Artifact.from_bytes(message), trust, policy).require()
+            assert result.log_index == signature.log_index
+            [entry] = json.loads(signature.bundle)["verificationMaterial"]["tlogEntries"]
+            assert bodies[signature.log_index] == b64decode(entry["canonicalizedBody"])
+        if called.refusal is not None:
+            assert type(called.refusal) is UnavailableError, repr(called.refusal)
+            assert called.refusal.retry_after, called.reason
+            assert called.refusal.next_step, called.reason
+    _require_recorded(calls, records, len(bodies))
+    assert gateway.stop() == 0
+    audit = NoteVerifier.from_vkey((gateway.directory / "audit.vkey").read_text())
+    for name in ("transparency", "audit"):
+        source = DirectorySource(gateway.logs / name)
+        report = verify_log(source, audit if name == "audit" else trusted_verifier(source, trust))
+        assert name == "audit" or report.checkpoint.size == len(bodies)
+
+
+def audit_records(gateway: Running) -> list[Mapping[str, Any]]:
+    """The audit records of all tenants that have an admin in the gateway's folder."""
+    found = []
+    for folder in sorted((gateway.directory / "clients").glob("*admin")):
+        tenant = folder.name.rpartition("-")[0] or TENANT
+        with Client(gateway.connection(folder.name, tenant), retry=NO_RETRY, timeout=PATIENCE) as admin:
+            found += [json.loads(one.body) for one in admin.entries("logs/audit") if one.body]
+    return found
+
+
+def _require_recorded(calls: Sequence[Called], records: Sequence[Mapping[str, Any]], entries: int) -> None:
+    signing, of_request = [], defaultdict[str, list[Mapping[str, Any]]](list)
+    for record in records:
+        if record["method"] in ("SigningService/Sign", "SigningService/SignBatch"):
+            signing.append(record)
+            of_request[record["requestId"]].append(record)
+    for called in calls:
+        [record] = of_request[called.request_id]
+        details = record["details"]
+        if not called.version:
+            assert (record["outcome"], details["asked"]["count"]) == (called.reason, len(called.messages))
+            continue
+        assert record["outcome"] == "OK"
+        assert details["keyVersion"] == f"{called.key}/versions/{called.version}"
+        assert [one.log_index for one in called.signatures] == [
+            details["logIndex"] + place for place in range(details["count"])
+        ]
+        if called.version == STANDBY:
+            assert details["failover"].keys() == {"from", "provider", "reason"}
+            assert details["failover"]["from"] == f"{called.key}/versions/1"
+        else:
+            assert "failover" not in details
+    next_index = 0
+    done = [one["details"] for one in signing if one["outcome"] == "OK"]
+    for details in sorted(done, key=lambda one: int(one["logIndex"])):
+        assert details["logIndex"] == next_index
+        next_index += details["count"]
+    assert next_index == entries
