@@ -155,6 +155,30 @@ def test_beginning_asks_for_what_was_said_and_tells_what_comes_next(
         assert said in out
 
 
+def test_a_gateway_cannot_move_the_cursor_of_whoever_reads_its_fingerprints(
+    gateway: Gateway, wrapped: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    escape = "\x1b[2A\x1b]0;title\x07"
+    spoiled = key_import(provider=escape, region=escape, key_version=VERSION + escape)
+    nameless = key_import(provider=escape, name=IMPORT + escape)
+    gateway.answers["BeginKeyImport"] = key_import_pb2.BeginKeyImportResponse(key_import=spoiled)
+    gateway.answers["GetKeyImport"] = key_import_pb2.GetKeyImportResponse(key_import=spoiled)
+    gateway.answers["CancelKeyImport"] = key_import_pb2.CancelKeyImportResponse(key_import=nameless)
+    made = gateway.answers["FinishKeyImport"].version
+    made.name, made.provider, made.region = VERSION + escape, escape, escape
+    for arguments in (
+        ["begin", "own", "-o", "again.json"],
+        ["show", "i-1"],
+        ["cancel", "i-1"],
+        ["finish", str(wrapped), "--public-key", "public.pem"],
+    ):
+        assert imports(gateway, *arguments) == 0
+        out = capfd.readouterr().out
+        assert "\\x1b[2A" in out
+        assert "\x1b" not in out
+        assert "\x07" not in out
+
+
 def test_the_import_document_holds_the_attestation(gateway: Gateway, capfd: pytest.CaptureFixture[str]) -> None:
     attestation = resources_pb2.Attestation(format="VENDOR_V1", content=b"so", certificates=[b"der"])
     gateway.answers["BeginKeyImport"] = key_import_pb2.BeginKeyImportResponse(

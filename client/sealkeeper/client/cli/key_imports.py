@@ -104,7 +104,8 @@ def _optional_file(path: Path | None) -> Iterator[OutputFile | None]:
 def _print_begun(begun: key_import_pb2.KeyImport, output: Path, tool: Path | None) -> None:
     from sealkeeper.client.key_wrapping import fingerprint, spoken
 
-    print_text(f"began {begun.name} of {begun.key} ({enum_name(begun, 'algorithm')}) into {begun.provider}")
+    into = printable(begun.provider)
+    print_text(f"began {begun.name} of {begun.key} ({enum_name(begun, 'algorithm')}) into {into}")
     attested = "comes with an attestation" if begun.HasField("attestation") else "comes without an attestation"
     print_text(f"  wrapping key of the store ({attested}), SHA-256:")
     print_text(f"  {spoken(fingerprint(begun.wrapping_key))}")
@@ -186,7 +187,8 @@ def finish(
     print_text(made_text(made.version))
     print_text(f"  {where(made.version)}; the store has proved by a signature that it holds the private key")
     entry = f"entry {index} of logs/audit" if index is not None else "in logs/audit"
-    print_text(f"  its ceremony record is {entry}: sealkeeper keys ceremony {short_name(made.version.name)}")
+    name = printable(short_name(made.version.name))
+    print_text(f"  its ceremony record is {entry}: sealkeeper keys ceremony {name}")
     print_text("  verifiers need it with their next: sealkeeper trust export")
 
 
@@ -257,9 +259,11 @@ def show(context: typer.Context, name: Import, json_output: Json = False) -> Non
     if json_output:
         print_json(_document(found))
         return
-    print_text(f"{found.name}  {enum_name(found, 'state')}")
-    print_text(f"  {found.key} ({enum_name(found, 'algorithm')})" + (", to stand by" if found.standby else ""))
-    print_text(f"  into {found.provider}" + (f", {printable(found.region)}" if found.region else ""))
+    print_text(f"{printable(found.name)}  {enum_name(found, 'state')}")
+    print_text(
+        f"  {printable(found.key)} ({enum_name(found, 'algorithm')})" + (", to stand by" if found.standby else "")
+    )
+    print_text(f"  into {printable(found.provider)}" + (f", {printable(found.region)}" if found.region else ""))
     print_text(f"  begun {time_of(found, 'create_time')}, can be finished until {time_of(found, 'expire_time')}")
     print_text(f"  by {', '.join(enum_names(found, 'wrap_methods'))}")
     if found.wrapping_key:
@@ -267,7 +271,7 @@ def show(context: typer.Context, name: Import, json_output: Json = False) -> Non
     if found.HasField("attestation"):
         print_text(f"  attested: {printable(found.attestation.format)}, {len(found.attestation.content)} bytes")
     if found.key_version:
-        print_text(f"  made {found.key_version}")
+        print_text(f"  made {printable(found.key_version)}")
 
 
 @app.command()
@@ -279,7 +283,7 @@ def cancel(context: typer.Context, name: Import, json_output: Json = False) -> N
     if json_output:
         print_json(_document(found))
     else:
-        print_text(f"{found.name} is {enum_name(found, 'state')}")
+        print_text(f"{printable(found.name)} is {enum_name(found, 'state')}")
 
 
 def _document(one: key_import_pb2.KeyImport) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def create(
     if json_output:
         print_json({"key": key_document(made.key), "version": version_document(made.version)})
         return
-    print_text(f"made {made.key.name} ({algorithm})")
-    print_text(f"  {made.version.name} is ACTIVE, {where(made.version)}")
+    print_text(f"made {printable(made.key.name)} ({algorithm})")
+    print_text(f"  {printable(made.version.name)} is ACTIVE, {where(made.version)}")
     print_text(f"  {ceremony_hint(made.version)}")
 
 
@@ -93,11 +93,11 @@ def show(context: typer.Context, key: Key, json_output: Json = False) -> None:
     if json_output:
         print_json({"key": key_document(found), "versions": [version_document(one) for one in versions]})
         return
-    print_text(f"{found.name}  {enum_name(found, 'algorithm')}  provider {found.provider}  etag {found.etag}")
+    provider, etag = printable(found.provider), printable(found.etag)
+    print_text(f"{printable(found.name)}  {enum_name(found, 'algorithm')}  provider {provider}  etag {etag}")
     if found.standby_version:
-        print_text(
-            f"  {short_name(found.standby_version)} stands by, failover {known_name(found, 'failover') or 'none'}"
-        )
+        standby = printable(short_name(found.standby_version))
+        print_text(f"  {standby} stands by, failover {known_name(found, 'failover') or 'none'}")
     for label, value in sorted(found.labels.items()):
         print_text(f"  {printable(label)} = {printable(value)}")
     print_versions(versions)
@@ -205,7 +205,7 @@ def set_state(
     if json_output:
         print_json(version_document(moved))
         return
-    print_text(f"{moved.name} is {enum_name(moved, 'state')}")
+    print_text(f"{printable(moved.name)} is {enum_name(moved, 'state')}")
     if moved.HasField("destroy_time"):
         print_text(f"  its private key will be destroyed at {time_text(moved.destroy_time)}")
     print_text("  verifiers see it with their next: sealkeeper trust export")

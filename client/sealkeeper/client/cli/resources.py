@@ -6,7 +6,7 @@ import re
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-from sealkeeper.client.cli.output import print_table
+from sealkeeper.client.cli.output import print_table, printable
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -59,8 +59,8 @@ def time_of(message: Any, field: str) -> str:
 
 def where(version: resources_pb2.KeyVersion) -> str:
     """The provider of a version, how it keeps keys, and its region where that is known."""
-    region = f", {version.region}" if version.region else ""
-    return f"{version.provider} ({enum_name(version, 'protection_level')}{region})"
+    region = f", {printable(version.region)}" if version.region else ""
+    return f"{printable(version.provider)} ({enum_name(version, 'protection_level')}{region})"
 
 
 def key_document(key: resources_pb2.Key) -> dict[str, Any]:
@@ -104,12 +104,12 @@ def made_text(version: resources_pb2.KeyVersion) -> str:
     state = enum_name(version, "state")
     verb = "stands by" if version.standby else "signs"
     when = "" if state == "ACTIVE" else f", {verb} from {time_text(version.activate_time)} on"
-    return f"made {version.name}: {state}{when}"
+    return f"made {printable(version.name)}: {state}{when}"
 
 
 def ceremony_hint(version: resources_pb2.KeyVersion) -> str:
     """Where to find how a version came to be."""
-    return f"how it came to be, for the file: sealkeeper keys ceremony {short_name(version.name)}"
+    return f"how it came to be, for the file: sealkeeper keys ceremony {printable(short_name(version.name))}"
 
 
 def print_versions(found: list[resources_pb2.KeyVersion]) -> None:
