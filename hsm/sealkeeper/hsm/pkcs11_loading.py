@@ -35,7 +35,8 @@ def cannot_load(path: Path, error: Exception) -> ProviderConfigurationError:
         path: of the library.
         error: python-pkcs11's.
     """
-    if isinstance(error, exceptions.PKCS11Error):
+    # The class itself, none of its own: the dynamic loader refused, or there is no C_GetFunctionList.
+    if isinstance(error, exceptions.PKCS11Error) and type(error) is not exceptions.PKCS11Error:
         name = path.name.lower()
         next_step = next((step for part, step in _STARTING if part in name), _OTHERS)
         return ProviderConfigurationError(

@@ -183,7 +183,8 @@ def refusal(answer: Answer, uri: TransitUri, what: str) -> ProviderError:
         case 403:
             return ProviderPermissionError(
                 f"the transit server does not let the gateway {what}",
-                next_step="compare the policy of the gateway's role or token with the one in docs/providers/transit.md",
+                next_step="compare the policy of the gateway's role or token with the one in "
+                f"docs/providers/transit.md, written for the mount {uri.mount}",
             )
         case 429:
             return ProviderThrottledError(

@@ -86,7 +86,7 @@ def check_keys(settings: Settings, now: datetime) -> list[Finding]:
     try:
         url = _read_only(make_url(settings.database_url))
         versions = None if url is None else _in_time(lambda: _read(url, now))
-    except (SQLAlchemyError, ImportError, ValueError, TimeoutError) as error:
+    except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
         # The driver's text may hold a password.
         text = f"the metadata database cannot be read ({type(error).__name__})"
         return [
