@@ -10,8 +10,10 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from pkcs11 import TokenFlag, exceptions
 
 from sealkeeper.hsm import (
     ALGORITHMS,
@@ -22,6 +24,7 @@ from sealkeeper.hsm import (
     ProviderUnavailableError,
     open_provider,
 )
+from sealkeeper.hsm import pkcs11 as store
 from sealkeeper.hsm.algorithms import load_public_key, signature_verifies
 from sealkeeper.hsm.worker_provider import WorkerProvider
 from tests.stores.softhsm import PIN, softhsm
@@ -156,6 +159,52 @@ async def test_a_pin_changed_on_the_token_is_sent_once_by_all_workers_together(
         assert len(starts) == 1
     finally:
         await provider.close()
+
+
+class LostSession:
+    def generate_random(self, _: int) -> bytes:
+        raise exceptions.SessionHandleInvalid
+
+    def close(self) -> None:
+        return
+
+
+class ForgetfulToken:
+    """Loses its session, has another PIN by then, and does not say that wrong ones were tried, as SoftHSM2 does."""
+
+    flags = TokenFlag(0)
+
+    def __init__(self) -> None:
+        self.opened = 0
+
+    def open(self, **_: object) -> LostSession:
+        self.opened += 1
+        if self.opened == 1:
+            return LostSession()
+        raise exceptions.PinIncorrect
+
+
+def test_a_pin_that_was_refused_after_a_lost_session_is_not_sent_with_every_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, pin = ForgetfulToken(), tmp_path / "pin"
+    pin.write_text("stale-4711")
+    pin.chmod(0o600)
+    monkeypatch.setattr("pkcs11.lib", lambda _: SimpleNamespace(manufacturer_id=""))
+    monkeypatch.setattr(store, "find_token", lambda *_: token)
+    monkeypatch.setattr(store, "describe", lambda _: "a token")
+    monkeypatch.setattr(store, "offered", lambda _: frozenset())
+    monkeypatch.setattr("sealkeeper.hsm.pkcs11_import.wrap_methods", lambda *_: frozenset())
+    backend = store.Pkcs11Backend(f"pkcs11:token=acme?module-path=/nowhere.so&pin-source=file:{pin}")
+    for text in ("refused the PIN", "not tried again", "not tried again"):
+        with pytest.raises(PinRefusedError, match=text):
+            backend.check()
+    assert token.opened == 2
+    pin.write_text("corrected, but wrong again")
+    for _ in range(3):
+        with pytest.raises(PinRefusedError):
+            backend.check()
+    assert token.opened == 3
 
 
 async def test_no_text_shows_the_pin(uri: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
 
 Runs in a worker process of its own, with one thread: python-pkcs11 tells the module that there is only one. A session
 that was lost is opened anew once; where that does not help the worker ends, and the next one loads the module afresh.
-A PIN is sent once: never where the token says that one more mistake would lock it.
+A PIN is sent once: never again after it was refused, nor where the token says that one more mistake would lock it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from sealkeeper.hsm.errors import (
     ProviderConfigurationError,
     ProviderUnavailableError,
 )
+from sealkeeper.hsm.pin_latch import PinLatch
 from sealkeeper.hsm.pkcs11_evidence import evidence_of, mapper
 from sealkeeper.hsm.pkcs11_keys import generate_pair, handle_of, new_identifier, parse_handle, spki_of
 from sealkeeper.hsm.pkcs11_loading import cannot_load
@@ -71,6 +72,8 @@ class Pkcs11Backend:
 
     def __init__(self, uri: str) -> None:
         self._uri = parse_pkcs11_uri(uri)
+        # The gateway's own knows only of PINs that were refused to a worker when it started.
+        self._latch = PinLatch(uri, self._uri.pin_source, None)
         self._session: Any = None
         # Private key objects of this session, by handle.
         self._objects: OrderedDict[str, tuple[Algorithm, Any]] = OrderedDict()
@@ -196,6 +199,7 @@ class Pkcs11Backend:
     def _open(self, *, relogin: bool) -> Any:
         token = find_token(self._library, self._uri)
         require_tries(token.flags, relogin=relogin)
+        tried = self._latch.require_open()
         pin = pin_of(self._uri)
         try:
             self._session = token.open(rw=True, user_pin=pin, attribute_mapper=mapper())
@@ -203,6 +207,7 @@ class Pkcs11Backend:
             # The login belongs to the process, not to the session that was lost.
             self._session = token.open(rw=True, attribute_mapper=mapper())
         except (exceptions.PinIncorrect, exceptions.PinInvalid, exceptions.PinLenRange):
+            self._latch.shut(tried)
             raise PinRefusedError(
                 "the token refused the PIN", next_step="correct the PIN file; it will not be tried again before"
             ) from None
