@@ -200,13 +200,14 @@ class VersionMaker:
             )
             yield MadeVersion(version, await hold(ceremony, provider))
         except BaseException:
-            await self._discard(name, provider, pair)
+            await self._discard(provider, pair)
             raise
 
-    async def _discard(self, name: KeyVersionName, provider: ConfiguredProvider, pair: ProviderKey) -> None:
+    async def _discard(self, provider: ConfiguredProvider, pair: ProviderKey) -> None:
         try:
-            # A database that failed may have done it all the same: then the key is needed.
-            if not await self._table.has_version(name, pair.handle):
+            # A database that failed may have done it all the same; and a store that is asked for an import again gives
+            # the key of the first time, which another version may sign with. Then the key is needed.
+            if not await self._table.has_handle(provider.name, pair.handle):
                 await provider.destroy(pair.handle)
         except (SealkeeperError, ProviderError) as error:
             _log.error("a key of provider %s is left over, its handle is %r: %s", provider.name, pair.handle, error)

@@ -43,15 +43,15 @@ class KeyTable:
 
         await self._database.run(work)
 
-    async def has_version(self, name: KeyVersionName, handle: str) -> bool:
-        """Whether a version, with its handle, is in the database.
+    async def has_handle(self, provider: str, handle: str) -> bool:
+        """Whether a version, whichever, has its private key under this handle.
 
         Raises:
             SealkeeperError: the database does not answer.
         """
 
         def work(connection: Connection) -> bool:
-            where = {"tenant": name.tenant, "key": name.key, "number": name.number, "handle": handle}
+            where = {"provider": provider, "handle": handle}
             return connection.execute(select(key_versions.c.number).filter_by(**where)).first() is not None
 
         return await self._database.run(work)
