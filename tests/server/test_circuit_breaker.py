@@ -105,3 +105,19 @@ def test_it_never_stays_shut_for_good_and_never_lets_two_try(steps: list[str]) -
     assert breaker.enter()
     breaker.succeeded()
     assert breaker.circuit is Circuit.CLOSED
+
+
+def test_a_try_that_takes_long_does_not_keep_the_others_out_until_it_ends() -> None:
+    clock = Clock()
+    breaker = CircuitBreaker(clock)
+    failed(breaker, 3)
+    clock.now += 1
+    # A token that makes a large RSA key is at it for minutes.
+    assert breaker.enter()
+    assert not breaker.enter()
+    clock.now += breaker.pause
+    assert breaker.enter()
+    breaker.succeeded()
+    assert breaker.circuit is Circuit.CLOSED
+    breaker.failed()
+    assert breaker.enter()

@@ -11,6 +11,8 @@ from enum import StrEnum
 
 _FAILURES = 3
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
+# What one try may take before another is let in: tokens make a large RSA key for minutes.
+_TRIAL = 5.0
 
 
 class Circuit(StrEnum):
@@ -45,19 +47,20 @@ class CircuitBreaker:
 
     @property
     def pause(self) -> float:
-        """Seconds until the next try; 0 where there is nothing to wait for."""
+        """Seconds until the next try, if that under way has not ended before; 0 where there is nothing to wait for."""
         return max(0.0, self._not_before - self._clock()) if self._opened else 0.0
 
     @property
     def refuses(self) -> bool:
         """Whether a request would be refused now."""
-        return bool(self._opened) and (self._trying or self.pause > 0)
+        return self.pause > 0
 
     def enter(self) -> bool:
         """Ask to go ahead; the caller tells afterwards how it went. Of those that ask while it is open, one may try."""
         if self.refuses:
             return False
-        self._trying = bool(self._opened)
+        if self._opened:
+            self._trying, self._not_before = True, self._clock() + _TRIAL
         return True
 
     def succeeded(self) -> None:
@@ -76,4 +79,5 @@ class CircuitBreaker:
 
     def abandoned(self) -> None:
         """Nobody waited for the outcome."""
-        self._trying = False
+        if self._trying:
+            self._trying, self._not_before = False, self._clock()
