@@ -18,7 +18,9 @@ from sealkeeper.hsm import (
     ProtectionLevel,
     ProviderInfo,
     ProviderKey,
+    ProviderPermissionError,
     ProviderSealedError,
+    ProviderThrottledError,
     ProviderUnavailableError,
     SelfCheckError,
 )
@@ -29,7 +31,7 @@ from sealkeeper.server.settings import TelemetrySettings
 from sealkeeper.server.telemetry import Telemetry
 
 P256 = ALGORITHMS["PKIX_ECDSA_P256_SHA_256"]
-DOWN = (ProviderUnavailableError("away"), ProviderSealedError("sealed"), SelfCheckError("wrong"))
+DOWN = (ProviderUnavailableError("away"), ProviderSealedError("sealed"), ProviderThrottledError("too fast"))
 
 
 class Store:
@@ -131,6 +133,18 @@ async def test_a_refusal_is_an_answer(provider: ConfiguredProvider, store: Store
     await failing(provider, type(error), 10)
     assert provider.available
     assert provider.health.error_rate == 0.0
+
+
+@pytest.mark.parametrize("error", [ProviderPermissionError("not this key"), SelfCheckError("wrong")])
+async def test_a_key_that_cannot_be_used_does_not_take_the_store_away_from_the_keys_of_others(
+    provider: ConfiguredProvider, store: Store, error: Exception
+) -> None:
+    store.error = error
+    await failing(provider, type(error), 10)
+    assert provider.health.last_error == error.reason  # type: ignore[attr-defined]
+    assert provider.health.error_rate == 1.0
+    store.error = None
+    assert await sign(provider) == [b"x"]
 
 
 async def test_a_store_that_does_not_answer_in_time_is_not_waited_for(

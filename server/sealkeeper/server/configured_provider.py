@@ -24,6 +24,7 @@ from sealkeeper.hsm import (
     ProviderError,
     ProviderInfo,
     ProviderKey,
+    ProviderPermissionError,
     ProviderUnavailableError,
     SelfCheckError,
     WrapMethod,
@@ -242,6 +243,10 @@ class ConfiguredProvider:
             )
         try:
             answer = await self._observed(operation, work)
+        except (ProviderPermissionError, SelfCheckError):
+            # Such may be the fault of one key, and must not take the store away from the keys of others.
+            self._breaker.succeeded()
+            raise
         except _DOWN:
             self._breaker.failed()
             raise
