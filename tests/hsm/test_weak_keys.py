@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sealkeeper.hsm import private_keys
 from sealkeeper.hsm.algorithms import ALGORITHMS, require_strong
 from sealkeeper.hsm.errors import AlgorithmNotSupportedError, WeakKeyError
 from sealkeeper.hsm.weak_rsa import weakness
@@ -134,3 +135,22 @@ def test_a_key_of_another_size_or_off_its_curve_is_not_one_for_the_algorithm() -
     point[-1] ^= 1
     with pytest.raises(AlgorithmNotSupportedError):
         require_strong(ALGORITHMS["PKIX_ECDSA_P256_SHA_256"], bytes(point))
+
+
+@pytest.mark.parametrize("name", ["PKIX_ECDSA_P521_SHA_512", "PKIX_RSA_PSS_4096_SHA256", "ML_DSA_87"])
+def test_a_private_key_of_any_length_costs_no_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A PKCS#8 of 16 KiB has room for RSA primes of 8,192 bits and more: to look at these takes a minute.
+    def load(*_: object) -> None:
+        pytest.fail("it was looked at")
+
+    monkeypatch.setattr("cryptography.hazmat.primitives.serialization.load_der_private_key", load)
+    head = bytes.fromhex("308223ac020100300d06092a864886f70d010101050004822396")
+    with pytest.raises(AlgorithmNotSupportedError, match="too long"):
+        private_keys.load_foreign(ALGORITHMS[name], head + bytes(9110))
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_keys_that_are_as_long_as_they_have_to_be_are_taken(name: str) -> None:
+    private = private_keys.generate(ALGORITHMS[name])
+    loaded = private_keys.load_foreign(ALGORITHMS[name], private_keys.pkcs8_of(private))
+    assert private_keys.public_half(loaded) == private_keys.public_half(private)

@@ -28,6 +28,9 @@ _ML_DSA: dict[int, Callable[[], PrivateKey]] = {
     65: mldsa.MLDSA65PrivateKey.generate,
     87: mldsa.MLDSA87PrivateKey.generate,
 }
+# id-ml-dsa-44, -65 and -87 (RFC 9881 section 2) up to the last number; with the expanded key, some 5 KB.
+_ML_DSA_OID = bytes.fromhex("6086480165030403")
+_ML_DSA_BYTES = 8192
 
 
 def generate(algorithm: Algorithm) -> PrivateKey:
@@ -51,6 +54,8 @@ def load_foreign(algorithm: Algorithm, pkcs8: bytes) -> PrivateKey:
             or size.
         WeakKeyError: as in ``require_strong``.
     """
+    if len(pkcs8) > _most_bytes(algorithm, pkcs8):
+        raise AlgorithmNotSupportedError(f"it is too long for a private key for {algorithm.name}")
     try:
         private = cast("PrivateKey", serialization.load_der_private_key(pkcs8, None))
         spki = public_half(private)
@@ -63,6 +68,14 @@ def load_foreign(algorithm: Algorithm, pkcs8: bytes) -> PrivateKey:
         raise AlgorithmNotSupportedError("the public key that stands beside the private one is not its own")
     require_strong(algorithm, spki)
     return private
+
+
+def _most_bytes(algorithm: Algorithm, pkcs8: bytes) -> int:
+    """Most bytes of a PKCS#8. Numbers are tested for primes when it is loaded, whatever is asked: not of any length."""
+    if algorithm.family in {"rsa-pkcs1v15", "rsa-pss"}:
+        # Modulus, private exponent, and five numbers of half the length (RFC 8017 section A.1.2).
+        return int(algorithm.parameter) * 5 // 8 + 256
+    return _ML_DSA_BYTES if algorithm.family == "ml-dsa" and _ML_DSA_OID in pkcs8[:32] else 1024
 
 
 def public_half(private: PrivateKey) -> bytes:
