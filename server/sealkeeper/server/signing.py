@@ -149,6 +149,7 @@ class _Job:
         "made",
         "material",
         "prepared",
+        "refused",
         "signatures",
         "tenant",
         "version",
@@ -174,6 +175,8 @@ class _Job:
         self.length = sum(len(one.payload) for one in prepared)
         self.signatures: Sequence[bytes] = ()
         self.first_index = 0
+        # By the provider of its own key, rather than by that of the gateway's.
+        self.refused = False
         self.made: asyncio.Future[Sequence[_Made] | None] = asyncio.get_running_loop().create_future()
         call.details["keyVersion"] = str(version.name)
 
@@ -291,7 +294,7 @@ class Signing:
             try:
                 made = await job.made
             except OUT_OF_REACH as error:
-                if version.standby or isinstance(name, KeyVersionName):
+                if not job.refused or version.standby or isinstance(name, KeyVersionName):
                     raise
                 failed = error
                 continue
@@ -359,10 +362,12 @@ class Signing:
         """Whether what a version has signed may leave: a custodian may have switched it off meanwhile."""
         await self._keys.settled(name)
         try:
+            active = self._keys.signing_version(name, self._clock.now())
             if version.standby and isinstance(name, KeyName):
+                # It stands by a version that signs: of a key that was switched off nothing leaves.
                 standby = self._keys.get(name).active_at(self._clock.now(), standby=True)
                 return standby is not None and standby.name == version.name
-            return self._keys.signing_version(name, self._clock.now()).name == version.name
+            return active.name == version.name
         except (FailedPreconditionError, ClockWentBackError):
             return False
 
@@ -437,6 +442,7 @@ class Signing:
                 signatures = await self._providers[version.provider].sign(version.handle, algorithm, payloads)
         except ProviderError as error:
             for job in jobs:
+                job.refused = True
                 job.fail(error)
             return
         start = 0
