@@ -367,9 +367,9 @@ class Signing:
                 # It stands by a version that signs: of a key that was switched off nothing leaves.
                 standby = self._keys.get(name).active_at(self._clock.now(), standby=True)
                 return standby is not None and standby.name == version.name
-            return active.name == version.name
         except (FailedPreconditionError, ClockWentBackError):
             return False
+        return active.name == version.name
 
     async def _withhold(self, jobs: Sequence[_Job]) -> None:
         """Record that signatures which are in the log did not leave, so that no retry gets them after a crash."""
