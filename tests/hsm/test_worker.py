@@ -21,7 +21,16 @@ from sealkeeper.hsm.errors import (
     ProviderUnavailableError,
     ProviderUriError,
 )
-from sealkeeper.hsm.worker_provider import WorkerProvider, _Slot, open_provider
+from sealkeeper.hsm.provider import (
+    Attestation,
+    Diagnosis,
+    KeyEvidence,
+    Origin,
+    ProtectionLevel,
+    ProviderInfo,
+    WrappingKey,
+)
+from sealkeeper.hsm.worker_provider import WorkerProvider, _Channel, _Slot, open_provider
 
 P256 = ALGORITHMS["PKIX_ECDSA_P256_SHA_256"]
 DIGESTS = [sha256(bytes([n])).digest() for n in range(50)]
@@ -257,6 +266,48 @@ async def test_a_worker_that_does_not_go_is_ended_before_another_takes_its_place
         async with asyncio.timeout(20):
             assert len(await provider.sign(key.handle, P256, DIGESTS)) == len(DIGESTS)
         assert not Path(f"/proc/{hung}").exists()
+
+
+LONG = "x" * 70_000
+ATTESTATION = Attestation("V1", bytes(40_000))
+INFO = ProviderInfo("software", LONG, ProtectionLevel.SOFTWARE, frozenset())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        frames.Key(1, "h" * 513, P256.name, b""),
+        frames.Key(1, "\x1b", P256.name, b""),
+        frames.Key(1, "h", P256.name, bytes(70_000)),
+        frames.Witnessed(1, KeyEvidence(ProtectionLevel.HSM, Origin.UNKNOWN, None, {"claim": LONG})),
+        frames.Witnessed(1, KeyEvidence(ProtectionLevel.HSM, Origin.UNKNOWN, None, {str(n): "" for n in range(65)})),
+        frames.Witnessed(1, KeyEvidence(ProtectionLevel.HSM, Origin.UNKNOWN, None, {}, ATTESTATION)),
+        frames.Offered(1, WrappingKey(bytes(16 * 1024 + 1), b"", ())),
+        frames.Offered(1, WrappingKey(b"", bytes(70_000), ())),
+        frames.Offered(1, WrappingKey(b"", b"", (), None, Attestation("V1", b"", (b"",) * 17))),
+        frames.Opened(1, INFO),
+        frames.Diagnosed(1, [Diagnosis(LONG, passed=True)]),
+    ],
+)
+async def test_answers_longer_than_a_stores_can_be_are_not_passed_on(
+    provider: WorkerProvider, answer: frames.Response, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(_: object, __: frames.Request) -> frames.Response:
+        return answer
+
+    monkeypatch.setattr(_Channel, "ask", ask)
+    with pytest.raises(ProviderUnavailableError, match="what was not asked"):
+        await provider._ask(frames.Check)
+
+
+async def test_an_error_of_any_length_is_cut(provider: WorkerProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(_: object, request: frames.Request) -> frames.Response:
+        return frames.Failed(request.id, "PROVIDER_UNAVAILABLE", LONG, LONG)
+
+    monkeypatch.setattr(_Channel, "ask", ask)
+    with pytest.raises(ProviderUnavailableError) as error:
+        await provider.check()
+    assert len(str(error.value)) + len(error.value.next_step) < 4096
 
 
 async def test_answers_larger_than_a_frame_come_in_several(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

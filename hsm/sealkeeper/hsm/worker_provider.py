@@ -36,6 +36,7 @@ from sealkeeper.hsm.errors import (
 from sealkeeper.hsm.pin_latch import PinLatch
 from sealkeeper.hsm.provider import Diagnosis, KeyEvidence, ProviderInfo, ProviderKey, WrapMethod, WrappingKey
 from sealkeeper.hsm.registry import pin_file_of, require_known_scheme
+from sealkeeper.hsm.worker_answers import MAX_TEXT, is_bounded
 
 MAX_PENDING = 20_000
 _FRAME_BYTES = 8 * 1024 * 1024
@@ -372,6 +373,8 @@ class WorkerProvider:
         response = await channel.ask(request(channel.number()))
         if isinstance(response, frames.Failed):
             raise _error(response)
+        if not isinstance(response, frames.Signed) and not is_bounded(response):
+            raise _nonsense()
         return response
 
     def _choose(self) -> _Slot:
@@ -424,7 +427,8 @@ class WorkerProvider:
                 if isinstance(response, frames.Failed):
                     channel.close()
                     raise self._refusal(_error(response), tried)
-            if not isinstance(response, frames.Opened):
+            if not isinstance(response, frames.Opened) or not is_bounded(response):
+                channel.close()
                 raise _nonsense()
             self._latch.open()
             self._info = response.info
@@ -471,7 +475,7 @@ async def _spawn(environment: Mapping[str, str], pace: _Pace) -> tuple[Process, 
 
 def _error(failed: frames.Failed) -> ProviderError:
     kind = _ERRORS.get(failed.reason, ProviderError)
-    return kind(failed.message, next_step=failed.next_step, retry_after=failed.retry_after)
+    return kind(failed.message[:MAX_TEXT], next_step=failed.next_step[:MAX_TEXT], retry_after=failed.retry_after)
 
 
 def _died() -> ProviderUnavailableError:
