@@ -38,7 +38,9 @@ from sealkeeper.verify.dsse import pae
 
 FORMAT = "sealkeeper-key-ceremony/1"
 PAYLOAD_TYPE = "application/vnd.sealkeeper.key-ceremony.v1+json"
-# So that the record, in which the statement is base64, stays within the 65,535 bytes of a log entry.
+# So that the record, in which the statement is base64 and stands beside a signature, stays within the 65,535 bytes of
+# a log entry.
+_MOST_STATEMENT = 36 * 1024
 _MOST_ATTESTATION = 20 * 1024
 _MOST_CLAIM = 200
 _MOST_CLAIMS = 64
@@ -115,7 +117,7 @@ async def hold(ceremony: Ceremony, provider: ConfiguredProvider) -> dict[str, An
             next_step="let the store make keys that cannot be exported",
         )
     version = ceremony.version
-    payload = rfc8785.dumps(_statement(ceremony, provider.name, provider.info))
+    payload = _payload(_statement(ceremony, provider.name, provider.info))
     encoded, algorithm = pae(PAYLOAD_TYPE, payload), ALGORITHMS[version.algorithm]
     signed = hashlib.new(algorithm.digest, encoded).digest() if algorithm.digest else encoded
     try:
@@ -132,6 +134,19 @@ async def hold(ceremony: Ceremony, provider: ConfiguredProvider) -> dict[str, An
         "payload": _text(payload),
         "signatures": [{"keyid": version.hint, "sig": _text(signature)}],
     }
+
+
+def _payload(statement: dict[str, Any]) -> bytes:
+    """A statement in its canonical form, with as much of the store's words as a record has room for."""
+    payload, evidence = rfc8785.dumps(statement), statement["evidence"]
+    for attestation in ((statement["import"] or {}).get("attestation"), evidence["attestation"]):
+        if attestation is not None and len(payload) > _MOST_STATEMENT:
+            attestation.update(content=None, certificates=None)
+            payload = rfc8785.dumps(statement)
+    while len(payload) > _MOST_STATEMENT and evidence["claims"]:
+        evidence["claims"].popitem()
+        payload = rfc8785.dumps(statement)
+    return payload
 
 
 def _statement(ceremony: Ceremony, provider: str, info: ProviderInfo) -> dict[str, Any]:
