@@ -30,7 +30,7 @@ from sealkeeper.hsm.provider import (
     ProviderInfo,
     WrappingKey,
 )
-from sealkeeper.hsm.worker_provider import WorkerProvider, _Channel, _Slot, open_provider
+from sealkeeper.hsm.worker_provider import WorkerProvider, _Channel, _Pace, _Slot, open_provider
 
 P256 = ALGORITHMS["PKIX_ECDSA_P256_SHA_256"]
 DIGESTS = [sha256(bytes([n])).digest() for n in range(50)]
@@ -308,6 +308,24 @@ async def test_an_error_of_any_length_is_cut(provider: WorkerProvider, monkeypat
     with pytest.raises(ProviderUnavailableError) as error:
         await provider.check()
     assert len(str(error.value)) + len(error.value.next_step) < 4096
+
+
+async def test_one_request_that_hangs_is_noticed_though_others_are_answered() -> None:
+    clock = Clock()
+    channel = _Channel(_Pace(clock))
+    hung, *others = (frames.Sign(number, "key", P256.name, DIGESTS[:1]) for number in range(47))
+    answers = [channel.ask(hung)]
+    for other in others:
+        clock.now += 13
+        # As by the threads of a store across a network.
+        assert not channel.overdue
+        answers.append(channel.ask(other))
+        channel._answer([frames.Signed(other.id, [b""])])
+    clock.now += 13
+    assert channel.overdue
+    channel._answer([frames.Signed(hung.id, [b""])])
+    assert not channel.overdue
+    assert all(answer.done() for answer in answers)
 
 
 async def test_answers_larger_than_a_frame_come_in_several(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

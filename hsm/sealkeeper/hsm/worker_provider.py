@@ -93,6 +93,8 @@ class _Channel(asyncio.Protocol):
         self._backlog = 0
         # Since when the worker has been at the next one.
         self._since = 0.0
+        # Since when the oldest has been that: threads of a worker answer others past it.
+        self._oldest_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._outbox: list[frames.Request] = []
         self._reader = frames.FrameReader()
@@ -113,7 +115,7 @@ class _Channel(asyncio.Protocol):
             return future
         asked = self.waiting[request.id] = _Asked.of(request, future)
         if not self._backlog:
-            self._since = self._pace.clock()
+            self._since = self._oldest_since = self._pace.clock()
         self._backlog += asked.amount
         if not self._outbox:
             self._loop.call_soon(self._flush)
@@ -144,6 +146,7 @@ class _Channel(asyncio.Protocol):
 
     def _answer(self, responses: Sequence[frames.Response]) -> None:
         now, done = self._pace.clock(), 0
+        oldest = next(iter(self.waiting), None)
         for response in responses:
             asked = self.waiting.pop(response.id, None)
             if asked is None:
@@ -155,6 +158,8 @@ class _Channel(asyncio.Protocol):
             self._pace.observe((now - self._since) / done)
         self._backlog -= done
         self._since = now
+        if next(iter(self.waiting), None) != oldest:
+            self._oldest_since = now
 
     @property
     def delay(self) -> float:
@@ -163,10 +168,11 @@ class _Channel(asyncio.Protocol):
 
     @property
     def overdue(self) -> bool:
-        """Whether the worker has been silent for longer than any store takes."""
+        """Whether the worker has been silent for longer than any store takes, or one of its threads has."""
         if not self._backlog:
             return False
-        return self._pace.clock() - self._since > next(iter(self.waiting.values())).patience
+        now, oldest = self._pace.clock(), next(iter(self.waiting.values()))
+        return now - self._since > oldest.patience or now - self._oldest_since > _LONG_PATIENCE
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.alive = False
