@@ -50,6 +50,21 @@ def test_who_asks_for_many_at_once_gets_no_more_than_who_asks_for_one_at_a_time(
     assert 0.6 < served["singles"] / served["batches"] < 1.6
 
 
+def test_who_sends_much_gets_no_more_than_who_sends_little() -> None:
+    queue: FairQueue[Job] = FairQueue(100_000, 10**9)
+    for number in range(60):
+        queue.put(Job("long", 1, number, 4 * 1024 * 1024))
+    for number in range(64):
+        queue.put(Job("short", 1, number))
+    before = 0
+    while queue.items:
+        batch = queue.take(1000, 8 * 1024 * 1024)
+        before += sum(one.tenant == "long" for one in batch)
+        if any(one.tenant == "short" for one in batch):
+            break
+    assert before <= 3
+
+
 def test_a_job_larger_than_a_batch_goes_alone() -> None:
     queue: FairQueue[Job] = FairQueue(10_000, 10**6)
     queue.put(Job("acme", 2000))

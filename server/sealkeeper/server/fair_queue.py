@@ -1,8 +1,8 @@
 """A queue in which tenants take turns, so that one tenant's flood neither delays nor shuts out the others.
 
-Deficit round robin (Shreedhar and Varghese, 1995), with the number of signatures as the measure. How much a tenant may
-have waiting depends on the room that is left (dynamic thresholds, Choudhury and Hahne, 1998): one alone gets half of
-all, and the rest stays free for those who come next.
+Deficit round robin (Shreedhar and Varghese, 1995), with the number of signatures as the measure, or of bytes where they
+are many. How much a tenant may have waiting depends on the room that is left (dynamic thresholds, Choudhury and Hahne,
+1998): one alone gets half of all, and the rest stays free for those who come next.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections import Counter, OrderedDict, deque
 from typing import Generic, Protocol, TypeVar
 
 _QUANTUM = 64
+# Bytes that count as much as a signature.
+_BYTES = 64 * 1024
 
 
 class Weighed(Protocol):
@@ -81,7 +83,8 @@ class FairQueue(Generic[T]):
             one = queue[0]
             if taken and (items + one.count > most_items or length + one.length > most_bytes):
                 break
-            if len(self._queues) > 1 and self._credit[tenant] < one.count:
+            cost = max(one.count, one.length // _BYTES)
+            if len(self._queues) > 1 and self._credit[tenant] < cost:
                 self._credit[tenant] += _QUANTUM
                 self._queues.move_to_end(tenant)
                 continue
@@ -89,7 +92,7 @@ class FairQueue(Generic[T]):
             items += one.count
             length += one.length
             self._weigh(one, -1)
-            self._credit[tenant] = max(0, self._credit[tenant] - one.count)
+            self._credit[tenant] = max(0, self._credit[tenant] - cost)
             if not queue:
                 del self._queues[tenant], self._credit[tenant]
         return taken
