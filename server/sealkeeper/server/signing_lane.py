@@ -21,8 +21,9 @@ MAX_ITEMS = 1000
 # A batch that is worth its way goes while others are under way: one is with the provider, one with the logs.
 _FULL = 64
 _PARALLEL = 4
-# Of a provider that takes long over a signature.
+# Of a provider that takes long over a signature. All in a batch wait for its last one, so it is short there.
 _PARALLEL_SLOW = 32
+_ITEMS_SLOW = 64
 _BATCH_BYTES = 8 * 1024 * 1024
 # Half of it is what one tenant can have waiting; see fair_queue.py.
 _MOST_WAITING = 40_000
@@ -63,7 +64,7 @@ class SigningLane(Generic[T]):
             self._start_batch()
 
     def _start_batch(self) -> None:
-        batch = self._waiting.take(MAX_ITEMS, _BATCH_BYTES)
+        batch = self._waiting.take(_ITEMS_SLOW if self._provider.slow else MAX_ITEMS, _BATCH_BYTES)
         self._under_way += 1
         # Of no call's context: what is done for all of them together belongs to none.
         task = asyncio.create_task(self._do(batch), context=Context())
