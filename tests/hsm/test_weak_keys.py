@@ -154,3 +154,16 @@ def test_keys_that_are_as_long_as_they_have_to_be_are_taken(name: str) -> None:
     private = private_keys.generate(ALGORITHMS[name])
     loaded = private_keys.load_foreign(ALGORITHMS[name], private_keys.pkcs8_of(private))
     assert private_keys.public_half(loaded) == private_keys.public_half(private)
+
+
+@pytest.mark.parametrize(
+    "spki",
+    [
+        "300e300506032a030403050001020304",
+        "3017300e06072a8648ce3d020106032a030403050001020304",
+    ],
+    ids=["algorithm", "curve"],
+)
+def test_a_public_key_of_a_kind_that_nobody_knows_is_refused(spki: str) -> None:
+    with pytest.raises(AlgorithmNotSupportedError):
+        require_strong(ALGORITHMS["PKIX_ECDSA_P256_SHA_256"], bytes.fromhex(spki))

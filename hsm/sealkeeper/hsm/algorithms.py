@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa, utils
 
@@ -98,8 +98,8 @@ def load_public_key(algorithm: Algorithm, spki: bytes) -> PublicKey:
     """
     try:
         key = serialization.load_der_public_key(spki)
-    except ValueError:
-        raise AlgorithmNotSupportedError("the public key is not a DER SubjectPublicKeyInfo") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise AlgorithmNotSupportedError("the public key is not a DER SubjectPublicKeyInfo of a known kind") from None
     match algorithm.family, key:
         case "ecdsa", ec.EllipticCurvePublicKey() if key.curve.name == algorithm.parameter:
             return key
