@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 
 from sealkeeper.client import ClientError
 from sealkeeper.hsm import ALGORITHMS, ProviderKey
+from sealkeeper.server import key_imports
 from sealkeeper.server.errors import UnavailableError
 from sealkeeper.server.gateway import Gateway
+from sealkeeper.server.key_import import KeyImport
+from sealkeeper.server.key_imports import KeyImports
+from sealkeeper.server.resources import KeyImportName
 from sealkeeper.server.store.import_table import ImportTable
-from tests.e2e.running import P256
+from tests.e2e.running import P256, PARENT
 from tests.server.house import House
 from tests.server.test_key_imports import METHOD, Custodian
 from tests.wrapping import new_private_key, pkcs8, private_key, spki, wrap
@@ -73,3 +78,60 @@ async def test_a_key_that_signs_is_not_destroyed_when_its_import_is_finished_aga
     assert caught.value.reason == "PUBLIC_KEY_MISMATCH"
     assert house.key_files("store") == [file]
     assert (await house.sign(gateway)).key_version.endswith("/1")
+
+
+async def test_a_tenant_that_begins_and_cancels_for_ever_does_not_fill_the_gateway(
+    custodian: Custodian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_imports, "MAX_KEPT", 5)
+    names = []
+    for _ in range(8):
+        begun = await custodian.begin()
+        names.append(begun.name)
+        await custodian.ask(methodcaller("cancel_key_import", begun.name))
+    found = await custodian.ask(lambda client: [one.name for one in client.list_key_imports(PARENT)])
+    # The oldest are forgotten first; the audit log still knows them.
+    assert sorted(found) == sorted(names[-5:])
+    still_open = [(await custodian.begin()).name for _ in range(5)]
+    with pytest.raises(ClientError) as caught:
+        await custodian.begin()
+    assert caught.value.reason == "IMPORT_LIMIT"
+    found = await custodian.ask(lambda client: [one.name for one in client.list_key_imports(PARENT)])
+    assert sorted(found) == sorted(still_open)
+
+
+async def test_imports_that_there_are_not_leave_nothing_in_memory(
+    custodian: Custodian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[KeyImports] = []
+    get = KeyImports.get
+
+    def seen(self: KeyImports, name: KeyImportName) -> KeyImport:
+        made.append(self)
+        return get(self, name)
+
+    monkeypatch.setattr(KeyImports, "get", seen)
+    for number in range(3):
+        for ask in (
+            methodcaller("cancel_key_import", f"{PARENT}/keyImports/none-{number}"),
+            methodcaller(
+                "finish_key_import", f"{PARENT}/keyImports/no-{number}", METHOD, b"x", spki(private_key("secp256r1"))
+            ),
+        ):
+            with pytest.raises(ClientError) as caught:
+                await custodian.ask(ask)
+            assert caught.value.reason == "IMPORT_NOT_FOUND"
+    assert not made[0]._locks
+
+
+async def test_an_import_for_a_key_that_was_made_meanwhile_for_another_algorithm_is_refused_and_said(
+    house: House, custodian: Custodian
+) -> None:
+    begun = await custodian.begin()
+    other = "PKIX_ECDSA_P384_SHA_384"
+    await custodian.ask(lambda client: client.create_key(PARENT, "release", other, provider="store"))
+    before = house.key_files("store")
+    with pytest.raises(ClientError) as caught:
+        await custodian.finish(begun, new_private_key("secp256r1"))
+    assert caught.value.reason == "ALGORITHM_OF_KEY"
+    assert house.key_files("store") == before

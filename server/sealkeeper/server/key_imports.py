@@ -52,6 +52,8 @@ from sealkeeper.server.store.import_table import ImportTable
 MAX_WRAPPED = 16 * 1024
 MAX_OPEN = 100
 """Imports of a tenant that are OPEN at a time."""
+MAX_KEPT = 1000
+"""Imports of a tenant that are known at a time; of those that are closed, the oldest are forgotten first."""
 LIFETIME = timedelta(hours=24)
 KEPT = timedelta(days=30)
 _MAX_STATE = 16 * 1024
@@ -200,6 +202,7 @@ class KeyImports:
                 reason="IMPORT_LIMIT",
                 next_step="finish or cancel some: sealkeeper keys import list",
             )
+        await self._make_room(tenant)
         self._open[tenant] += 1
         try:
             offer = await provider.begin_import(self._label(order.key), ALGORITHMS[algorithm])
@@ -228,6 +231,25 @@ class KeyImports:
         self._imports[begun.name] = begun
         return begun
 
+    async def _make_room(self, tenant: str) -> None:
+        own = [one for one in self._imports.values() if one.name.tenant == tenant]
+        if len(own) < MAX_KEPT:
+            return
+        closed = [(one.close_time, one.name) for one in own if one.close_time is not None and not one.left_over]
+        if not closed:
+            raise FailedPreconditionError(
+                f"{tenant} has {len(own)} imports that are open, or left something in their stores",
+                reason="IMPORT_LIMIT",
+                next_step="finish or cancel some, and look at the stores: sealkeeper keys import list",
+            )
+        for _, name in sorted(closed, key=lambda one: one[0])[: len(own) - MAX_KEPT + 1]:
+            await self._forget(name)
+
+    async def _forget(self, name: KeyImportName) -> None:
+        await self._table.forget(name)
+        self._imports.pop(name, None)
+        self._locks.pop(name, None)
+
     def _target(self, order: ImportOrder) -> tuple[str, ConfiguredProvider]:
         """The algorithm and the provider of a version to come."""
         known = self._keys.find(order.key)
@@ -235,12 +257,8 @@ class KeyImports:
             raise InvalidRequestError.of("algorithm", f"is missing, and there is no key {order.key} yet")
         if known is None and order.standby:
             raise NotFoundError(f"there is no key {order.key}", reason="KEY_NOT_FOUND", next_step="make the key first")
-        if known is not None and order.algorithm not in ("", known.algorithm):
-            raise FailedPreconditionError(
-                f"{order.key} is one for {known.algorithm}, and so are all its versions",
-                reason="ALGORITHM_OF_KEY",
-                next_step="import into a new key",
-            )
+        if order.algorithm:
+            _require_algorithm(known, order.algorithm)
         algorithm = known.algorithm if known is not None else order.algorithm
         name = order.provider or self._keys.default_provider(order.key)
         if known is not None and order.standby:
@@ -286,7 +304,7 @@ class KeyImports:
         """
 
         async def change() -> Key:
-            async with self._locks.setdefault(name, asyncio.Lock()):
+            async with self._lock(name):
                 begun = self._require_open(name)
                 if key.method not in begun.wrapping_key.methods:
                     known = ", ".join(begun.wrapping_key.methods)
@@ -307,7 +325,13 @@ class KeyImports:
 
         return await self._to_the_end(change())
 
+    def _lock(self, name: KeyImportName) -> asyncio.Lock:
+        """Of one import; of names that there are not none is kept."""
+        self.get(name)
+        return self._locks.setdefault(name, asyncio.Lock())
+
     async def _made(self, begun: KeyImport, key: WrappedKey, audit: Audit, request: RequestRow[Key] | None) -> Key:
+        _require_algorithm(self._keys.find(begun.key), begun.algorithm)
         making = Making(begun.provider, _Imported(begun, key), standby=begun.standby)
         with self._keys.importing(begun.key.tenant, key.public_key):
             try:
@@ -344,7 +368,7 @@ class KeyImports:
         """
 
         async def change() -> KeyImport:
-            async with self._locks.setdefault(name, asyncio.Lock()):
+            async with self._lock(name):
                 begun = self.get(name)
                 await audit({"keyImport": str(name), "from": begun.state})
                 if begun.state is not ImportState.OPEN:
@@ -357,7 +381,9 @@ class KeyImports:
         """Close imports that are too old, remove what closed ones left in their stores, and forget the oldest."""
         now = self._clock.now()
         for one in list(self._imports.values()):
-            async with self._locks.setdefault(one.name, asyncio.Lock()):
+            if one.name not in self._imports:
+                continue
+            async with self._lock(one.name):
                 begun = self._imports.get(one.name)
                 if begun is None:
                     continue
@@ -367,9 +393,7 @@ class KeyImports:
                 elif begun.state is not ImportState.OPEN and begun.left_over:
                     await self._closed(begun, begun.state, begun.key_version)
                 elif begun.close_time is not None and now - begun.close_time > KEPT:
-                    await self._table.forget(begun.name)
-                    del self._imports[begun.name]
-                    self._locks.pop(begun.name, None)
+                    await self._forget(begun.name)
 
     async def _closed(self, begun: KeyImport, state: ImportState, key_version: str = "") -> KeyImport:
         """Close an import; what it left in the store is removed now, or by ``tidy``."""
@@ -403,6 +427,15 @@ class KeyImports:
         self._changes.discard(task)
         if not task.cancelled():
             task.exception()
+
+
+def _require_algorithm(key: Key | None, algorithm: str) -> None:
+    if key is not None and key.algorithm != algorithm:
+        raise FailedPreconditionError(
+            f"{key.name} is one for {key.algorithm}, and so are all its versions",
+            reason="ALGORITHM_OF_KEY",
+            next_step="import into a new key",
+        )
 
 
 def _require_short(offer: WrappingKey) -> None:
