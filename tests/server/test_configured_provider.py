@@ -13,6 +13,7 @@ from sealkeeper.hsm import (
     Algorithm,
     AlgorithmNotSupportedError,
     ImportNotSupportedError,
+    KeyEvidence,
     KeyHandleError,
     Origin,
     ProtectionLevel,
@@ -222,3 +223,50 @@ def test_a_store_that_was_never_reached_is_where_the_settings_say() -> None:
     lost = configured(Lost(), "eu-west-1")
     lost.require_region()
     assert lost.region == "eu-west-1"
+
+
+class Busy(Store):
+    """A store that makes keys and reads evidence until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.at_once = self.most = 0
+        self.go_on = asyncio.Event()
+
+    async def _work(self) -> None:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await self.go_on.wait()
+        self.at_once -= 1
+
+    async def generate(self, label: str, algorithm: Algorithm) -> ProviderKey:
+        await self._work()
+        return ProviderKey(label, algorithm, b"")
+
+    async def evidence(self, handle: str) -> KeyEvidence:
+        await self._work()
+        return KeyEvidence(ProtectionLevel.HSM, Origin.GENERATED, False)
+
+
+@pytest.mark.parametrize(("workers", "making"), [(1, 1), (2, 1), (4, 3)])
+async def test_keys_that_are_being_made_leave_a_worker_to_those_who_sign(workers: int, making: int) -> None:
+    store = Busy()
+    telemetry = Telemetry(TelemetrySettings(metrics_listen=None), "tests")
+    provider = ConfiguredProvider(store, "main", telemetry, workers=workers)
+    tasks = [asyncio.create_task(provider.generate(f"k{number}", P256)) for number in range(8)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert store.at_once == making
+    store.go_on.set()
+    assert len(await asyncio.gather(*tasks)) == 8
+    assert store.most == making
+
+
+async def test_a_flood_of_questions_about_keys_reaches_the_store_a_few_at_a_time() -> None:
+    store = Busy()
+    provider = configured(store, "")
+    tasks = [asyncio.create_task(provider.evidence("k")) for _ in range(50)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert store.at_once == 4
+    store.go_on.set()
+    assert len(await asyncio.gather(*tasks)) == 50

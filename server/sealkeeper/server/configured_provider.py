@@ -43,6 +43,8 @@ _DOWN = (ProviderUnavailableError, ProviderConfigurationError, SelfCheckError)
 _REMEMBERED = 100
 _SLOW = 0.005
 _SMOOTHING = 0.1
+# Questions about keys that a store is asked at a time.
+_READING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class ConfiguredProvider:
         name: of the provider in the settings.
         region: of the provider in the settings; empty where they do not say.
         timeout: for signatures.
+        workers: that the provider has; one is left to those who sign while keys are being made, where there are two.
         telemetry: told of every operation.
         clock: seconds, monotonic.
     """
@@ -86,6 +89,7 @@ class ConfiguredProvider:
         *,
         region: str = "",
         timeout: timedelta = timedelta(seconds=20),
+        workers: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -95,6 +99,9 @@ class ConfiguredProvider:
         self._telemetry = telemetry
         self._clock = clock
         self._breaker = CircuitBreaker(clock)
+        # Tokens take minutes to make a large RSA key: those who ask for them wait here, not in front of signatures.
+        self._making = asyncio.Semaphore(max(1, workers - 1))
+        self._reading = asyncio.Semaphore(_READING)
         # Of the newest operations: whether each failed for want of an answer.
         self._failures: deque[bool] = deque(maxlen=_REMEMBERED)
         self._latency: float | None = None
@@ -156,7 +163,8 @@ class ConfiguredProvider:
 
     async def generate(self, label: str, algorithm: Algorithm) -> ProviderKey:
         """Make a key pair."""
-        return await self._guarded("generate", lambda: self._provider.generate(label, algorithm))
+        async with self._making:
+            return await self._guarded("generate", lambda: self._provider.generate(label, algorithm))
 
     async def public_key(self, handle: str) -> ProviderKey:
         """Read a public key back."""
@@ -197,12 +205,14 @@ class ConfiguredProvider:
         provider = self._provider
         if not isinstance(provider, KeyWitness):
             return KeyEvidence(self.info.protection_level, Origin.UNKNOWN, None)
-        return await self._guarded("evidence", lambda: provider.evidence(handle))
+        async with self._reading:
+            return await self._guarded("evidence", lambda: provider.evidence(handle))
 
     async def begin_import(self, label: str, algorithm: Algorithm) -> WrappingKey:
         """Have the store offer a wrapping key."""
         importer = self._importer()
-        return await self._guarded("begin_import", lambda: importer.begin_import(label, algorithm))
+        async with self._making:
+            return await self._guarded("begin_import", lambda: importer.begin_import(label, algorithm))
 
     async def finish_import(
         self, state: bytes, label: str, algorithm: Algorithm, method: WrapMethod, wrapped: bytes, public_key: bytes

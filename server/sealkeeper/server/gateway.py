@@ -205,7 +205,9 @@ class Gateway:
                 patient=name != needed,
             )
             self._stack.push_async_callback(provider.close)
-            configured = ConfiguredProvider(provider, name, telemetry, region=one.region, timeout=one.timeout)
+            configured = ConfiguredProvider(
+                provider, name, telemetry, region=one.region, timeout=one.timeout, workers=one.workers
+            )
             configured.require_region()
             self._providers[name] = configured
         telemetry.watch_providers(self._providers)
