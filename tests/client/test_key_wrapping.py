@@ -483,6 +483,8 @@ def test_the_one_file_asks_for_a_passphrase_and_does_not_show_it(tool: Path) -> 
     try:
         while b"Passphrase" not in shown:
             shown += os.read(terminal, 1000)
+        # Whose wrapping key it is can be told before the private key is opened.
+        assert spoken(fingerprint(spki(wrapping_key()))).encode() in shown
         os.write(terminal, b"sesame\n")
         while part := os.read(terminal, 1000):
             shown += part

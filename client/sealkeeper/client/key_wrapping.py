@@ -254,6 +254,12 @@ def spoken(text: str) -> str:
     return " ".join(digits[at : at + 4] for at in range(0, len(digits), 4))
 
 
+def passphrase_prompt(document: ImportDocument) -> str:
+    """What to ask for a passphrase with: whose wrapping key it is, can be told before the private key is opened."""
+    shown = spoken(fingerprint(document.wrapping_key))
+    return f"Wrapping key of the store, SHA-256:\n  {shown}\nPassphrase of the private key: "
+
+
 def standalone(import_document: bytes) -> str:
     """The text of a Python file that wraps a private key for one import: this file, with the document in it.
 
@@ -285,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         document = _embedded_document()
-        key = _private_key(options.private_key, options.passphrase_file)
+        key = _private_key(options.private_key, options.passphrase_file, passphrase_prompt(document))
         wrapped = wrap(document, key, method=options.method)
         _write_new(options.output, wrapped)
     except KeyWrappingError as error:
@@ -452,7 +458,7 @@ def _spki(key: Any) -> bytes:
     return spki
 
 
-def _private_key(path: Path, passphrase_file: Path | None) -> PrivateKeyTypes:
+def _private_key(path: Path, passphrase_file: Path | None, prompt: str) -> PrivateKeyTypes:
     content = _read(path, _MAX_KEY_FILE, "the private key file")
     if passphrase_file is not None:
         return load_private_key(content, _passphrase(passphrase_file))
@@ -460,15 +466,15 @@ def _private_key(path: Path, passphrase_file: Path | None) -> PrivateKeyTypes:
         return load_private_key(content)
     except PassphraseNeededError:
         pass
-    return load_private_key(content, _asked())
+    return load_private_key(content, _asked(prompt))
 
 
-def _asked() -> bytes:
+def _asked(prompt: str) -> bytes:
     try:
         with warnings.catch_warnings():
             # Where there is no terminal, it would be shown while it is typed.
             warnings.simplefilter("error", getpass.GetPassWarning)
-            return getpass.getpass("Passphrase of the private key: ").encode()
+            return getpass.getpass(prompt).encode()
     except getpass.GetPassWarning:
         raise KeyWrappingError("there is no terminal to ask for the passphrase: use --passphrase-file") from None
     except (EOFError, KeyboardInterrupt):

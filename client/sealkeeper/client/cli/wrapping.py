@@ -58,7 +58,7 @@ def wrap(
     with wrapping("put right what is said there, or begin another import: sealkeeper keys import begin"):
         document = key_wrapping.parse_import_document(read_limited(import_document, _MAX_DOCUMENT, "IMPORT"))
         with OutputFile(output, inputs=(private_key, import_document)) as place:
-            key = _private_key(private_key, passphrase_file)
+            key = _private_key(private_key, passphrase_file, key_wrapping.passphrase_prompt(document))
             data = key_wrapping.wrap(document, key, method=method)
             place.write(data)
     # Standard output holds the one document already.
@@ -82,7 +82,7 @@ def wrap(
     print_text(f"    sealkeeper keys import finish {printable(output.name)} --public-key PUBLIC_KEY.pem")
 
 
-def _private_key(path: Path, passphrase_file: Path | None) -> PrivateKeyTypes:
+def _private_key(path: Path, passphrase_file: Path | None, prompt: str) -> PrivateKeyTypes:
     from sealkeeper.client.key_wrapping import PassphraseNeededError, load_private_key
 
     data = read_limited(path, _MAX_PRIVATE_KEY, "PRIVATE_KEY")
@@ -95,7 +95,7 @@ def _private_key(path: Path, passphrase_file: Path | None) -> PrivateKeyTypes:
             raise typer.BadParameter(
                 "is needed for an encrypted private key where nobody can be asked", param_hint="--passphrase-file"
             ) from None
-    asked: str = typer.prompt("Passphrase of the private key", hide_input=True, err=True)
+    asked: str = typer.prompt(prompt, prompt_suffix="", hide_input=True, err=True)
     return load_private_key(data, asked.encode())
 
 
