@@ -17,6 +17,7 @@ from sealkeeper.hsm import (
     KeyHandleError,
     Origin,
     ProtectionLevel,
+    ProviderConfigurationError,
     ProviderInfo,
     ProviderKey,
     ProviderPermissionError,
@@ -270,3 +271,42 @@ async def test_a_flood_of_questions_about_keys_reaches_the_store_a_few_at_a_time
     assert store.at_once == 4
     store.go_on.set()
     assert len(await asyncio.gather(*tasks)) == 50
+
+
+class Late(Store):
+    """A store that is reached only after the gateway has started."""
+
+    reached = False
+    signed = 0
+
+    @property
+    def info(self) -> ProviderInfo:  # type: ignore[override]
+        if not self.reached:
+            raise ProviderUnavailableError("not yet")
+        return Store.info
+
+    async def check(self) -> None:
+        await super().check()
+        self.reached = True
+
+    async def sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
+        self.reached = True
+        self.signed += 1
+        return list(payloads)
+
+
+async def test_a_store_that_is_reached_late_and_is_elsewhere_than_the_settings_say_does_not_sign() -> None:
+    store = Late()
+    provider = configured(store, "eu-west-1")
+    provider.require_region()
+    await failing(provider, ProviderConfigurationError)
+    assert store.signed == 0
+    with pytest.raises(CircuitOpenError, match="PROVIDER_MISCONFIGURED"):
+        await sign(provider)
+
+
+async def test_a_store_that_is_reached_late_and_where_the_settings_say_signs() -> None:
+    store = Late()
+    provider = configured(store, "eu-central-1")
+    assert [await sign(provider) for _ in range(2)] == [[b"x"]] * 2
+    assert (store.signed, store.asked) == (2, 1)

@@ -95,6 +95,8 @@ class ConfiguredProvider:
         self.name = name
         self._provider = provider
         self._region = region
+        # Whether the store itself has said where it is, as far as the settings say something.
+        self._placed = not region
         self._timeout = timeout.total_seconds()
         self._telemetry = telemetry
         self._clock = clock
@@ -178,18 +180,9 @@ class ConfiguredProvider:
             CircuitOpenError: it is being left alone.
         """
         started = self._clock()
-
-        async def sign() -> list[bytes]:
-            try:
-                async with asyncio.timeout(self._timeout):
-                    return await self._provider.sign(handle, algorithm, payloads)
-            except TimeoutError:
-                raise ProviderTimeoutError(
-                    f"provider {self.name} did not answer within {self._timeout:g} s",
-                    next_step="look at the key store and the way to it; retry",
-                ) from None
-
-        signatures = await self._guarded("sign", sign)
+        signatures = await self._guarded(
+            "sign", lambda: self._in_time(self._provider.sign(handle, algorithm, payloads))
+        )
         each = (self._clock() - started) / max(1, len(payloads))
         self._sign_latency += (each - self._sign_latency) * _SMOOTHING
         return signatures
@@ -252,6 +245,8 @@ class ConfiguredProvider:
                 retry_after=timedelta(seconds=max(self._breaker.pause, 0.1)),
             )
         try:
+            if not self._placed:
+                await self._require_place()
             answer = await self._observed(operation, work)
         except (ProviderPermissionError, SelfCheckError):
             # Such may be the fault of one key, and must not take the store away from the keys of others.
@@ -269,6 +264,31 @@ class ConfiguredProvider:
             raise
         self._breaker.succeeded()
         return answer
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await work
+        except TimeoutError:
+            raise ProviderTimeoutError(
+                f"provider {self.name} did not answer within {self._timeout:g} s",
+                next_step="look at the key store and the way to it; retry",
+            ) from None
+
+    async def _require_place(self) -> None:
+        """Have a store that was away when the gateway started say where it is, before it does anything there."""
+        try:
+            said = self.info.region
+        except ProviderUnavailableError:
+            await self._in_time(self.check())
+            said = self.info.region
+        if said and said != self._region:
+            self._last_error = ProviderConfigurationError.reason
+            raise ProviderConfigurationError(
+                f"the settings say that provider {self.name} is in {self._region}, but its key store is in {said}",
+                next_step=f"correct providers.{self.name}.region, or the provider's URI",
+            )
+        self._placed = True
 
     async def _observed(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         started, outcome = self._clock(), "OK"
