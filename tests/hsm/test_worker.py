@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -302,12 +303,13 @@ async def test_answers_longer_than_a_stores_can_be_are_not_passed_on(
 
 async def test_an_error_of_any_length_is_cut(provider: WorkerProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     async def ask(_: object, request: frames.Request) -> frames.Response:
-        return frames.Failed(request.id, "PROVIDER_UNAVAILABLE", LONG, LONG)
+        return frames.Failed(request.id, "PROVIDER_UNAVAILABLE", LONG, LONG, timedelta(days=10**6))
 
     monkeypatch.setattr(_Channel, "ask", ask)
     with pytest.raises(ProviderUnavailableError) as error:
         await provider.check()
     assert len(str(error.value)) + len(error.value.next_step) < 4096
+    assert error.value.retry_after == timedelta(hours=1)
 
 
 async def test_one_request_that_hangs_is_noticed_though_others_are_answered() -> None:

@@ -6,12 +6,15 @@ The limits are those of ``provider.py``, and where that has none, ones that no s
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 from sealkeeper.hsm import frames
 from sealkeeper.hsm.provider import Attestation
 
 MAX_TEXT = 1024
 """Characters of an error's text; longer ones are cut."""
+MAX_WAIT = timedelta(hours=1)
+"""Before a store is tried again; longer ones are cut."""
 _HANDLE = re.compile(r"[ -~]{1,512}")
 _MAX_PUBLIC_KEY = 8 * 1024
 _MAX_STATE = 16 * 1024

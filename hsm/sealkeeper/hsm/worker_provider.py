@@ -18,6 +18,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
@@ -36,7 +37,7 @@ from sealkeeper.hsm.errors import (
 from sealkeeper.hsm.pin_latch import PinLatch
 from sealkeeper.hsm.provider import Diagnosis, KeyEvidence, ProviderInfo, ProviderKey, WrapMethod, WrappingKey
 from sealkeeper.hsm.registry import pin_file_of, require_known_scheme
-from sealkeeper.hsm.worker_answers import MAX_TEXT, is_bounded
+from sealkeeper.hsm.worker_answers import MAX_TEXT, MAX_WAIT, is_bounded
 
 MAX_PENDING = 20_000
 _FRAME_BYTES = 8 * 1024 * 1024
@@ -481,7 +482,10 @@ async def _spawn(environment: Mapping[str, str], pace: _Pace) -> tuple[Process, 
 
 def _error(failed: frames.Failed) -> ProviderError:
     kind = _ERRORS.get(failed.reason, ProviderError)
-    return kind(failed.message[:MAX_TEXT], next_step=failed.next_step[:MAX_TEXT], retry_after=failed.retry_after)
+    wait = failed.retry_after
+    if wait is not None:
+        wait = max(timedelta(), min(wait, MAX_WAIT))
+    return kind(failed.message[:MAX_TEXT], next_step=failed.next_step[:MAX_TEXT], retry_after=wait)
 
 
 def _died() -> ProviderUnavailableError:
