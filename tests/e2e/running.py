@@ -11,11 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sealkeeper.client import Client, Connection
 from sealkeeper.client.retry import RetryPolicy
+from sealkeeper.server.identity import Role, spiffe_id
 from sealkeeper.server.initialise import Plan, initialise
+from sealkeeper.server.local_ca import LocalCa
 from sealkeeper.verify import TrustRoot
 
 TENANT = "acme"
@@ -24,6 +27,7 @@ PARENT = f"tenants/{TENANT}"
 ANY_PORT = "127.0.0.1:0"
 P256 = "PKIX_ECDSA_P256_SHA_256"
 NO_RETRY = RetryPolicy(attempts=1)
+_LIFETIME = timedelta(days=1)
 
 
 @dataclass
@@ -95,6 +99,14 @@ class Running:
             folder / "cert.pem",
             folder / "key.pem",
         )
+
+    def add_caller(self, role: Role, tenant: str) -> str:
+        """Give a caller of a further tenant a certificate of the local CA; returns what to name as its role here."""
+        now, folder = datetime.now(UTC), self.directory / "clients" / f"{tenant}-{role}"
+        folder.mkdir(mode=0o700)
+        pair = LocalCa.read(self.directory).issue_client(spiffe_id(DOMAIN, tenant, role, "local"), now, _LIFETIME)
+        pair.write(folder / "cert.pem", folder / "key.pem")
+        return folder.name
 
     def client(self, role: str, retry: RetryPolicy = NO_RETRY, timeout: float = 30) -> Client:
         return Client(self.connection(role), retry=retry, timeout=timeout)

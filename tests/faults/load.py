@@ -16,7 +16,7 @@ from typing import Any
 from sealkeeper.client import Client, message_content
 from sealkeeper.client.errors import ClientError, UnavailableError
 from sealkeeper.v1 import signing_pb2
-from sealkeeper.verify import Artifact, Policy, verify
+from sealkeeper.verify import Artifact, Policy, TrustRoot, verify
 from sealkeeper.verify.log import DirectorySource, trusted_verifier, verify_log
 from sealkeeper.verify.note import NoteVerifier
 from tests.e2e.running import NO_RETRY, TENANT, Running
@@ -51,6 +51,11 @@ class Called:
     version: int = 0
     signatures: Sequence[signing_pb2.Signature] = ()
     refusal: ClientError | None = None
+
+    @property
+    def tenant(self) -> str:
+        """Whose key it is."""
+        return self.key.split("/")[1]
 
     @property
     def reason(self) -> str:
@@ -138,17 +143,22 @@ class Load:
 
 
 @contextmanager
-def under_load(gateway: Running) -> Iterator[Load]:
-    """Callers, who end with the block. Then all that must hold of what they were told is looked into."""
+def under_load(gateway: Running, *, every: int = 1) -> Iterator[Load]:
+    """Callers, who end with the block. Then all that must hold of what they were told is looked into.
+
+    Args:
+        gateway: that they call; it is ended at the end.
+        every: so many-th signature of a batch is verified; where it is a flood, all of them would take minutes.
+    """
     load = Load(gateway)
     try:
         yield load
     finally:
         load.end()
-    require_all_in_order(gateway, load.calls)
+    require_all_in_order(gateway, load.calls, every)
 
 
-def require_all_in_order(gateway: Running, calls: Sequence[Called]) -> None:
+def require_all_in_order(gateway: Running, calls: Sequence[Called], every: int = 1) -> None:
     """No wrong signature, no lost record, and no refusal without a reason and a time to come back; ends the gateway.
 
     * Every bundle verifies, with the trust root and nothing else, for the version that is said to have signed, and its
@@ -158,14 +168,17 @@ def require_all_in_order(gateway: Running, calls: Sequence[Called]) -> None:
       of the ACTIVE one, and nowhere else, it says so; and its records account for every entry of the transparency log.
     * Both logs are one history.
     """
-    trust = gateway.trust()
-    with gateway.client("verifier", timeout=PATIENCE) as client:
-        bodies = [one.body for one in client.entries("logs/transparency")]
-    records = audit_records(gateway)
+    trusts, records = dict[str, TrustRoot](), list[Mapping[str, Any]]()
+    for tenant, admin in _admins(gateway):
+        found = admin.trust_root(f"tenants/{tenant}")
+        trusts[tenant] = TrustRoot.from_json(found.trusted_root, found.keys)
+        records += [json.loads(one.body) for one in admin.entries("logs/audit") if one.body]
+        bodies = [one.body for one in admin.entries("logs/transparency")]
     for called in calls:
-        for message, signature in zip(called.messages, called.signatures, strict=bool(called.version)):
+        told = list(zip(called.messages, called.signatures, strict=bool(called.version)))
+        for message, signature in told[::every]:
             policy = Policy(key=f"{called.key}/versions/{called.version}")
-            result = verify(signature.bundle, Artifact.from_bytes(message), trust, policy).require()
+            result = verify(signature.bundle, Artifact.from_bytes(message), trusts[called.tenant], policy).require()
             assert result.log_index == signature.log_index
             [entry] = json.loads(signature.bundle)["verificationMaterial"]["tlogEntries"]
             assert bodies[signature.log_index] == b64decode(entry["canonicalizedBody"])
@@ -178,18 +191,16 @@ def require_all_in_order(gateway: Running, calls: Sequence[Called]) -> None:
     audit = NoteVerifier.from_vkey((gateway.directory / "audit.vkey").read_text())
     for name in ("transparency", "audit"):
         source = DirectorySource(gateway.logs / name)
-        report = verify_log(source, audit if name == "audit" else trusted_verifier(source, trust))
+        report = verify_log(source, audit if name == "audit" else trusted_verifier(source, trusts[TENANT]))
         assert name == "audit" or report.checkpoint.size == len(bodies)
 
 
-def audit_records(gateway: Running) -> list[Mapping[str, Any]]:
-    """The audit records of all tenants that have an admin in the gateway's folder."""
-    found = []
+def _admins(gateway: Running) -> Iterator[tuple[str, Client]]:
+    """An admin of each tenant that has one in the gateway's folder."""
     for folder in sorted((gateway.directory / "clients").glob("*admin")):
         tenant = folder.name.rpartition("-")[0] or TENANT
         with Client(gateway.connection(folder.name, tenant), retry=NO_RETRY, timeout=PATIENCE) as admin:
-            found += [json.loads(one.body) for one in admin.entries("logs/audit") if one.body]
-    return found
+            yield tenant, admin
 
 
 def _require_recorded(calls: Sequence[Called], records: Sequence[Mapping[str, Any]], entries: int) -> None:
