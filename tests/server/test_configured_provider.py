@@ -310,3 +310,29 @@ async def test_a_store_that_is_reached_late_and_where_the_settings_say_signs() -
     provider = configured(store, "eu-central-1")
     assert [await sign(provider) for _ in range(2)] == [[b"x"]] * 2
     assert (store.signed, store.asked) == (2, 1)
+
+
+class Slow(Store):
+    """A store that takes a second over a signature."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.lengths: list[int] = []
+
+    async def sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
+        self.clock.now += len(payloads)
+        self.lengths.append(len(payloads))
+        return list(payloads)
+
+
+async def test_many_signatures_of_a_slow_store_are_asked_for_in_pieces_that_can_be_done_in_time(clock: Clock) -> None:
+    store = Slow(clock)
+    telemetry = Telemetry(TelemetrySettings(metrics_listen=None), "tests")
+    provider = ConfiguredProvider(store, "main", telemetry, timeout=timedelta(seconds=20), clock=clock)
+    for _ in range(100):
+        await sign(provider)
+    store.lengths.clear()
+    payloads = [bytes([number]) for number in range(18)]
+    assert await provider.sign("k", P256, payloads) == payloads
+    assert len(store.lengths) > 3
+    assert max(store.lengths) <= 20 / 4 + 1

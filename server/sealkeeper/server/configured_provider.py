@@ -43,6 +43,8 @@ _DOWN = (ProviderUnavailableError, ProviderConfigurationError, SelfCheckError)
 _REMEMBERED = 100
 _SLOW = 0.005
 _SMOOTHING = 0.1
+# Share of the timeout that one piece of many signatures may be expected to take.
+_PIECE = 0.25
 # Questions about keys that a store is asked at a time.
 _READING = 4
 
@@ -180,11 +182,26 @@ class ConfiguredProvider:
             CircuitOpenError: it is being left alone.
         """
         started = self._clock()
-        signatures = await self._guarded(
-            "sign", lambda: self._in_time(self._provider.sign(handle, algorithm, payloads))
-        )
+        long = len(payloads) * self._sign_latency > self._timeout * _PIECE
+        sign = self._sign_in_pieces if long else self._sign
+        signatures = await self._guarded("sign", lambda: sign(handle, algorithm, payloads))
         each = (self._clock() - started) / max(1, len(payloads))
         self._sign_latency += (each - self._sign_latency) * _SMOOTHING
+        return signatures
+
+    async def _sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._provider.sign(handle, algorithm, payloads)
+        except TimeoutError:
+            raise self._late() from None
+
+    async def _sign_in_pieces(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
+        """Sign what would at once take so long that others would wait for it, and that it might be taken for a fault."""
+        size = max(1, int(self._timeout * _PIECE / self._sign_latency))
+        signatures: list[bytes] = []
+        for start in range(0, len(payloads), size):
+            signatures += await self._sign(handle, algorithm, payloads[start : start + size])
         return signatures
 
     async def destroy(self, handle: str) -> None:
@@ -265,22 +282,22 @@ class ConfiguredProvider:
         self._breaker.succeeded()
         return answer
 
-    async def _in_time(self, work: Awaitable[T]) -> T:
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await work
-        except TimeoutError:
-            raise ProviderTimeoutError(
-                f"provider {self.name} did not answer within {self._timeout:g} s",
-                next_step="look at the key store and the way to it; retry",
-            ) from None
+    def _late(self) -> ProviderTimeoutError:
+        return ProviderTimeoutError(
+            f"provider {self.name} did not answer within {self._timeout:g} s",
+            next_step="look at the key store and the way to it; retry",
+        )
 
     async def _require_place(self) -> None:
         """Have a store that was away when the gateway started say where it is, before it does anything there."""
         try:
             said = self.info.region
         except ProviderUnavailableError:
-            await self._in_time(self.check())
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self.check()
+            except TimeoutError:
+                raise self._late() from None
             said = self.info.region
         if said and said != self._region:
             self._last_error = ProviderConfigurationError.reason
