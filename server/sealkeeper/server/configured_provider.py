@@ -197,7 +197,7 @@ class ConfiguredProvider:
             raise self._late() from None
 
     async def _sign_in_pieces(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
-        """Sign what would at once take so long that others would wait for it, and that it might be taken for a fault."""
+        """Sign what would take so long at once that others would wait for it, or that it would look like a fault."""
         size = max(1, int(self._timeout * _PIECE / self._sign_latency))
         signatures: list[bytes] = []
         for start in range(0, len(payloads), size):
