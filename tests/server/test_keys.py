@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from sealkeeper.hsm import Algorithm, KeyHandleError, ProviderKey, ProviderUnavailableError, open_provider
+from sealkeeper.hsm import (
+    Algorithm,
+    KeyHandleError,
+    ProviderKey,
+    ProviderPermissionError,
+    ProviderUnavailableError,
+    open_provider,
+)
 from sealkeeper.hsm.uri import parse_software_uri
 from sealkeeper.hsm.worker_provider import WorkerProvider
 from sealkeeper.server.clock import SteadyClock
@@ -258,6 +265,31 @@ async def test_a_slow_key_pair_does_not_set_a_rotation_back_in_time(
     monkeypatch.setattr(house.provider, "generate", slow)
     key = await house.keys.rotate(NAME, timedelta(0), house.audit)
     assert key.versions[0].retire_time == (START + timedelta(seconds=9)).replace(microsecond=0)
+
+
+async def test_a_destruction_that_the_store_refuses_is_tried_again_and_recorded_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.create()
+    await house.move(1, State.VERIFY_ONLY)
+    await house.move(1, State.DESTROY_SCHEDULED)
+    house.now += HOUR
+    told, tried = [], []
+
+    async def audit(version: object) -> None:
+        told.append(version)
+
+    async def refuse(handle: str) -> None:
+        tried.append(handle)
+        raise ProviderPermissionError("the policy is too narrow")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.provider, "destroy", refuse)
+        for _ in range(4):
+            assert await house.keys.destroy_due(audit) == []
+    assert (len(told), len(tried)) == (1, 4)
+    assert await house.keys.destroy_due(audit) == [NAME.version(1)]
+    assert len(told) == 1
 
 
 async def test_what_is_compromised_stays_so_whatever_becomes_of_it(house: House) -> None:

@@ -81,6 +81,8 @@ class Keys:
         # Keys whose change has its time and is not seen yet.
         self._held: dict[KeyName, asyncio.Future[None]] = {}
         self._changes: set[asyncio.Task[Key]] = set()
+        # Versions whose destruction is recorded and not done: it is tried again and again.
+        self._announced: set[KeyVersion] = set()
         self._revisions: Counter[str] = Counter()
         # Bytes of a tenant's trust root, about.
         self._weights: Counter[str] = Counter()
@@ -427,10 +429,15 @@ class Keys:
         key = self.get(version.name.parent)
         # Its destruction may have been undone while this waited for its turn.
         if version not in key.versions:
+            self._announced.discard(version)
             return key
-        await audit(version)
+        if version not in self._announced:
+            await audit(version)
+            self._announced.add(version)
         await self._providers[version.provider].destroy(version.handle)
-        return await self._write(key.changed(replace(version, state=State.DESTROYED)), None)
+        destroyed = await self._write(key.changed(replace(version, state=State.DESTROYED)), None)
+        self._announced.discard(version)
+        return destroyed
 
     async def _to_the_end(self, name: KeyName, change: Callable[[], Awaitable[Key]]) -> Key:
         """Make one change of a key after the other, each to its end even where its caller hangs up."""
