@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sealkeeper.client import ClientError
 from sealkeeper.hsm import ALGORITHMS, ProviderKey
@@ -135,3 +137,21 @@ async def test_an_import_for_a_key_that_was_made_meanwhile_for_another_algorithm
         await custodian.finish(begun, new_private_key("secp256r1"))
     assert caught.value.reason == "ALGORITHM_OF_KEY"
     assert house.key_files("store") == before
+
+
+async def test_a_public_key_that_is_written_in_another_way_is_refused_before_anything_is_unwrapped(
+    house: House, custodian: Custodian
+) -> None:
+    key = new_private_key("secp256r1")
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    begun = await custodian.begin()
+    before = house.key_files("store")
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    # RFC 5480: the same algorithm identifier, and a point of half the length.
+    body = spki(key)[2:23] + b"\x03" + bytes([len(point) + 1]) + b"\0" + point
+    compressed = b"\x30" + bytes([len(body)]) + body
+    with pytest.raises(ClientError) as caught:
+        await custodian.finish(begun, key, public_key=compressed)
+    assert caught.value.reason == "INVALID_FIELD"
+    assert house.key_files("store") == before
+    await custodian.finish(begun, key)

@@ -18,6 +18,8 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Any, TypeVar
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from sealkeeper.hsm import (
     ALGORITHMS,
     Algorithm,
@@ -30,7 +32,7 @@ from sealkeeper.hsm import (
     WrapMethod,
     WrappingKey,
 )
-from sealkeeper.hsm.algorithms import require_strong
+from sealkeeper.hsm.algorithms import load_public_key, require_strong
 from sealkeeper.server.ceremony import attestation_document, fingerprint
 from sealkeeper.server.clock import SteadyClock, rfc3339
 from sealkeeper.server.configured_provider import ConfiguredProvider
@@ -310,6 +312,7 @@ class KeyImports:
                     known = ", ".join(begun.wrapping_key.methods)
                     raise InvalidRequestError.of("wrap_method", f"is not one of the import's: {known}")
                 require_strong(ALGORITHMS[begun.algorithm], key.public_key)
+                _require_usual_form(begun.algorithm, key.public_key)
                 try:
                     made = await self._made(begun, key, audit, request)
                 except PublicKeyMismatchError:
@@ -435,6 +438,17 @@ def _require_algorithm(key: Key | None, algorithm: str) -> None:
             f"{key.name} is one for {key.algorithm}, and so are all its versions",
             reason="ALGORITHM_OF_KEY",
             next_step="import into a new key",
+        )
+
+
+def _require_usual_form(algorithm: str, public_key: bytes) -> None:
+    # Bundles point at a version by the bytes of its public key: written in two ways, one key would be two.
+    known = load_public_key(ALGORITHMS[algorithm], public_key)
+    if known.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != public_key:
+        raise InvalidRequestError.of(
+            "public_key",
+            "is not written in the usual way: DER, with whole points on curves",
+            next_step="write it anew: openssl pkey -pubin -ec_conv_form uncompressed -outform DER",
         )
 
 
