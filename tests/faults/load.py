@@ -68,10 +68,13 @@ class Load:
 
     Attributes:
         calls: all that have ended, in the order of their ends.
+        failovers: after the end, why versions signed in the place of others, as the audit log has it: the provider that
+            was passed over, and the reason.
     """
 
     def __init__(self, gateway: Running) -> None:
         self.calls: list[Called] = []
+        self.failovers: set[tuple[str, str]] = set()
         self._gateway = gateway
         self._changed = Condition()
         self._ended = Event()
@@ -155,10 +158,10 @@ def under_load(gateway: Running, *, every: int = 1) -> Iterator[Load]:
         yield load
     finally:
         load.end()
-    require_all_in_order(gateway, load.calls, every)
+    load.failovers = require_all_in_order(gateway, load.calls, every)
 
 
-def require_all_in_order(gateway: Running, calls: Sequence[Called], every: int = 1) -> None:
+def require_all_in_order(gateway: Running, calls: Sequence[Called], every: int = 1) -> set[tuple[str, str]]:
     """No wrong signature, no lost record, and no refusal without a reason and a time to come back; ends the gateway.
 
     * Every bundle verifies, with the trust root and nothing else, for the version that is said to have signed, and its
@@ -167,6 +170,8 @@ def require_all_in_order(gateway: Running, calls: Sequence[Called], every: int =
     * The audit log has for every call one record of what its caller was told; where another version signed in the place
       of the ACTIVE one, and nowhere else, it says so; and its records account for every entry of the transparency log.
     * Both logs are one history.
+
+    Returns ``Load.failovers``.
     """
     trusts, records = dict[str, TrustRoot](), list[Mapping[str, Any]]()
     for tenant, admin in _admins(gateway):
@@ -186,13 +191,14 @@ def require_all_in_order(gateway: Running, calls: Sequence[Called], every: int =
             assert type(called.refusal) is UnavailableError, repr(called.refusal)
             assert called.refusal.retry_after, called.reason
             assert called.refusal.next_step, called.reason
-    _require_recorded(calls, records, len(bodies))
+    failovers = _require_recorded(calls, records, len(bodies))
     assert gateway.stop() == 0
     audit = NoteVerifier.from_vkey((gateway.directory / "audit.vkey").read_text())
     for name in ("transparency", "audit"):
         source = DirectorySource(gateway.logs / name)
         report = verify_log(source, audit if name == "audit" else trusted_verifier(source, trusts[TENANT]))
         assert name == "audit" or report.checkpoint.size == len(bodies)
+    return failovers
 
 
 def _admins(gateway: Running) -> Iterator[tuple[str, Client]]:
@@ -203,8 +209,10 @@ def _admins(gateway: Running) -> Iterator[tuple[str, Client]]:
             yield tenant, admin
 
 
-def _require_recorded(calls: Sequence[Called], records: Sequence[Mapping[str, Any]], entries: int) -> None:
-    signing, of_request = [], defaultdict[str, list[Mapping[str, Any]]](list)
+def _require_recorded(
+    calls: Sequence[Called], records: Sequence[Mapping[str, Any]], entries: int
+) -> set[tuple[str, str]]:
+    signing, failovers, of_request = [], set[tuple[str, str]](), defaultdict[str, list[Mapping[str, Any]]](list)
     for record in records:
         if record["method"] in ("SigningService/Sign", "SigningService/SignBatch"):
             signing.append(record)
@@ -221,8 +229,9 @@ def _require_recorded(calls: Sequence[Called], records: Sequence[Mapping[str, An
             details["logIndex"] + place for place in range(details["count"])
         ]
         if called.version == STANDBY:
-            assert details["failover"].keys() == {"from", "provider", "reason"}
-            assert details["failover"]["from"] == f"{called.key}/versions/1"
+            failover = details["failover"]
+            failovers.add((failover["provider"], failover["reason"]))
+            assert failover["from"] == f"{called.key}/versions/1"
         else:
             assert "failover" not in details
     next_index = 0
@@ -231,3 +240,4 @@ def _require_recorded(calls: Sequence[Called], records: Sequence[Mapping[str, An
         assert details["logIndex"] == next_index
         next_index += details["count"]
     assert next_index == entries
+    return failovers

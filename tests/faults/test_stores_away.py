@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -78,9 +78,10 @@ def removed(directory: Path) -> Iterator[Store]:
 
     @contextmanager
     def away(gateway: Running) -> Iterator[None]:
+        # Nobody asks SoftHSM2 for a key of a token that is half gone: it says then that there is no such key.
+        signal_workers(gateway, signal.SIGSTOP)
         tokens.rename(elsewhere)
         tokens.mkdir()
-        # SoftHSM2 goes on with what it has read, so its workers are started anew.
         signal_workers(gateway, signal.SIGKILL)
         try:
             yield
@@ -166,7 +167,9 @@ def add_provider(gateway: Running, name: str, uri: str, timeout: str = "PT20S", 
 def signal_workers(gateway: Running, number: signal.Signals) -> None:
     """Send a signal to the workers of the last provider: those of the others were started earlier, and stay."""
     for pid in workers(gateway)[2 * WORKERS :]:
-        os.kill(pid, number)
+        # One whose store is lost ends by itself.
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def create_key(gateway: Running, key_id: str, provider: str, *, standby: str = "", algorithm: str = P256) -> str:
@@ -223,6 +226,8 @@ def test_a_standby_signs_meanwhile_and_the_first_by_itself_afterwards(gateway: R
                 load.until(signed(key, STANDBY), ENOUGH)
             load.until(signed(key), ENOUGH)
     assert not reasons(load, key)
+    assert ("store", store.reason) in load.failovers
+    assert load.failovers <= {("store", store.reason), ("store", "CIRCUIT_OPEN")}
 
 
 def test_workers_that_die_again_and_again_lose_nothing(gateway: Running, tmp_path: Path) -> None:
@@ -272,7 +277,8 @@ def test_a_gateway_starts_without_a_store_and_uses_it_once_it_is_there(gateway: 
             create_key(gateway, "release", "store")
         assert caught.value.reason == "PROVIDER_UNAVAILABLE"
         assert caught.value.retry_after
-        sign_once(gateway, create_key(gateway, "other", "spare"))
+        other = create_key(gateway, "other", "spare")
+        sign_once(gateway, other)
         running.enter_context(openbao.running(bao))
         bao.root("POST", "auth/token/create", {"id": "token-of-the-tests", "policies": ["sealkeeper"]})
         key = create_patiently(gateway, "release", "store")
@@ -282,16 +288,16 @@ def test_a_gateway_starts_without_a_store_and_uses_it_once_it_is_there(gateway: 
         gateway.start()
         with under_load(gateway) as load:
             load.add(key)
-            load.add(both)
-            load.add(f"{PARENT}/keys/other")
+            load.add(both, threads=2)
+            load.add(other, threads=1)
             load.until(lambda called: called.key == key and called.refusal is not None)
             load.until(signed(both, STANDBY), ENOUGH)
-            load.until(signed(f"{PARENT}/keys/other"), ENOUGH)
+            load.until(signed(other), ENOUGH)
             bao.unseal()
             load.until(signed(key), ENOUGH)
             load.until(signed(both), ENOUGH)
     assert reasons(load, key) <= {"PROVIDER_SEALED", "PROVIDER_UNAVAILABLE", "CIRCUIT_OPEN"}
-    assert not reasons(load, both) | reasons(load, f"{PARENT}/keys/other")
+    assert not reasons(load, both) | reasons(load, other)
 
 
 def sign_once(gateway: Running, key: str) -> None:
