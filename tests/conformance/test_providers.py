@@ -89,10 +89,14 @@ async def test_a_message_is_signed_up_to_the_limit(
 ) -> None:
     if key is None or algorithm.signs_digest:
         return
-    for data in (b"", bytes(100_000)):
+    limit = provider.info.max_message.get(algorithm.name)
+    good, bad = ((1, limit), (0, limit + 1)) if limit else ((0, 100_000), (MAX_MESSAGE + 1,))
+    for length in good:
+        data = bytes(length)
         assert verifies(key, data, (await provider.sign(key.handle, algorithm, [data]))[0])
-    with pytest.raises(PayloadError, match=str(MAX_MESSAGE)):
-        await provider.sign(key.handle, algorithm, [bytes(MAX_MESSAGE + 1)])
+    for length in bad:
+        with pytest.raises(PayloadError, match=f"payload 1 has {length} bytes.* {limit or MAX_MESSAGE}$"):
+            await provider.sign(key.handle, algorithm, [b"short", bytes(length)])
 
 
 async def test_a_key_is_used_for_its_own_algorithm_only(

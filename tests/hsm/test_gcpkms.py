@@ -143,13 +143,14 @@ def ec_key(curve: ec.EllipticCurve | None = None) -> ec.EllipticCurvePrivateKey:
 # What is offered.
 
 
-def test_post_quantum_keys_are_offered_in_software_only_and_what_cannot_sign_long_messages_not_at_all(
+def test_post_quantum_keys_and_ed25519_are_offered_in_software_only_and_how_long_messages_may_be_is_said(
     opened: Callable[..., GcpKmsBackend],
 ) -> None:
     hardware, software = opened("HSM").info, opened("SOFTWARE").info
     assert (hardware.protection_level, software.protection_level) == (ProtectionLevel.HSM, ProtectionLevel.SOFTWARE)
-    assert software.algorithms - hardware.algorithms == {"ML_DSA_44", "ML_DSA_65", "ML_DSA_87"}
-    assert set(ALGORITHMS) - software.algorithms == {"PKIX_ED25519", "PKIX_ECDSA_P521_SHA_512"}
+    assert software.algorithms - hardware.algorithms == {"ML_DSA_44", "ML_DSA_65", "ML_DSA_87", "PKIX_ED25519"}
+    assert set(ALGORITHMS) - software.algorithms == {"PKIX_ECDSA_P521_SHA_512"}
+    assert software.max_message == {"PKIX_ED25519": 65536}
     assert hardware.region == "europe-west3"
 
 
@@ -195,15 +196,17 @@ def test_a_version_that_is_no_signing_key_known_here_is_not_one_of_ours(
 
 
 @pytest.mark.parametrize("what", ["request", "verified", "signature"])
+@pytest.mark.parametrize("name", [P256.name, "PKIX_ED25519", ML_DSA.name])
 def test_a_signature_that_was_changed_on_the_way_is_asked_for_again(
-    service: GoogleKms, backend: GcpKmsBackend, what: str
+    service: GoogleKms, opened: Callable[..., GcpKmsBackend], what: str, name: str
 ) -> None:
-    key = backend.generate("release", P256)
+    backend, algorithm = opened("SOFTWARE"), ALGORITHMS[name]
+    key = backend.generate("release", algorithm)
     service.corrupt[what] = 2
-    assert verifies(key, DIGEST, backend.sign(key.handle, P256, [DIGEST])[0])
+    assert verifies(key, DIGEST, backend.sign(key.handle, algorithm, [DIGEST])[0])
     service.corrupt[what] = 100
     with pytest.raises(ProviderUnavailableError, match="wrong checksums"):
-        backend.sign(key.handle, P256, [DIGEST])
+        backend.sign(key.handle, algorithm, [DIGEST])
 
 
 @pytest.mark.parametrize(("what", "name"), [("pem", P256.name), ("public_key", ML_DSA.name)])

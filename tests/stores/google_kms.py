@@ -25,7 +25,7 @@ import grpc
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa, utils
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa, utils
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap_with_padding
 from cryptography.x509.oid import NameOID
 from google.cloud import kms_v1 as kms
@@ -78,8 +78,8 @@ class GoogleKms:
         calls: how often each method was called.
         pending_reads: reads of a new version or import job that find it pending.
         fails_to_generate: new versions end as GENERATION_FAILED.
-        corrupt: what is changed on the way, each time: ``request`` (the digest), ``verified`` (the flag is not set),
-            ``signature``, ``pem`` or ``public_key``; or ``store``: the signature is wrong, its checksum right.
+        corrupt: what is changed on the way, each time: ``request`` (the digest or message), ``verified`` (the flag is
+            not set), ``signature``, ``pem`` or ``public_key``; or ``store``: the signature is wrong, its checksum right.
         wrong_name: answers carry another version's name.
         now: the time.
         denied: permissions that the caller has not: told by TestIamPermissions, not enforced.
@@ -158,7 +158,8 @@ class GoogleKms:
         _require(not key.import_only or request.skip_initial_version_creation)
         algorithm = Algorithm(key.version_template.algorithm).name
         level = key.version_template.protection_level
-        _require(level == kms.ProtectionLevel.SOFTWARE or (level == kms.ProtectionLevel.HSM and "PQ_" not in algorithm))
+        in_hardware = "PQ_" not in algorithm and algorithm != "EC_SIGN_ED25519"
+        _require(level == kms.ProtectionLevel.SOFTWARE or (level == kms.ProtectionLevel.HSM and in_hardware))
         private = None if request.skip_initial_version_creation else _generate(algorithm)
         key.name, key.create_time = name, self.now()
         self.keys[name] = key
@@ -203,24 +204,31 @@ class GoogleKms:
 
     def asymmetric_sign(self, request: kms.AsymmetricSignRequest) -> kms.AsymmetricSignResponse:
         version = self._enabled(request.name)
-        _require(not request.data)
-        kind = kms.Digest.pb(request.digest).WhichOneof("digest")
-        digest = getattr(request.digest, kind or "sha256")
         algorithm = Algorithm(version.record.algorithm).name
-        wanted, length = (
-            ("external_mu", 64) if "PQ_" in algorithm else ("sha384", 48) if "384" in algorithm else ("sha256", 32)
-        )
-        _require(kind == wanted and len(digest) == length)
-        checksum = request.digest_crc32c
-        _require(checksum is None or google_crc32c.value(self._changed("request", digest)) == checksum)
-        signature = _sign(algorithm, version.private, digest)
+        if algorithm == "EC_SIGN_ED25519":
+            # An empty message cannot be told from none.
+            _require("digest" not in request and request.digest_crc32c is None)
+            _require(1 <= len(request.data) <= 64 * 1024)
+            sent, checksum = request.data, request.data_crc32c
+        else:
+            _require(not request.data and request.data_crc32c is None)
+            kind = kms.Digest.pb(request.digest).WhichOneof("digest")
+            sent, checksum = getattr(request.digest, kind or "sha256"), request.digest_crc32c
+            wanted, length = (
+                ("external_mu", 64) if "PQ_" in algorithm else ("sha384", 48) if "384" in algorithm else ("sha256", 32)
+            )
+            _require(kind == wanted and len(sent) == length)
+        _require(checksum is None or google_crc32c.value(self._changed("request", sent)) == checksum)
+        signature = _sign(algorithm, version.private, sent)
         if self._is_corrupt("store"):
-            signature = _sign(algorithm, version.private, bytes(length))
+            signature = _sign(algorithm, version.private, bytes(len(sent)))
+        verified = checksum is not None and not self._is_corrupt("verified")
         return kms.AsymmetricSignResponse(
             name=self._named(request.name),
             signature=self._changed("signature", signature),
             signature_crc32c=google_crc32c.value(signature),
-            verified_digest_crc32c=checksum is not None and not self._is_corrupt("verified"),
+            verified_data_crc32c=verified and algorithm == "EC_SIGN_ED25519",
+            verified_digest_crc32c=verified and algorithm != "EC_SIGN_ED25519",
             protection_level=version.record.protection_level,
         )
 
@@ -413,6 +421,8 @@ def _wrapping_key() -> rsa.RSAPrivateKey:
 def _generate(algorithm: str) -> Any:
     if algorithm in _CURVES:
         return ec.generate_private_key(_CURVES[algorithm]())
+    if algorithm == "EC_SIGN_ED25519":
+        return ed25519.Ed25519PrivateKey.generate()
     if found := _ML_DSA.fullmatch(algorithm):
         return _ML_DSA_KEYS[found[1]].generate()
     found = _PSS.fullmatch(algorithm) or _PKCS1.fullmatch(algorithm)
@@ -424,6 +434,8 @@ def _generate(algorithm: str) -> Any:
 def _sign(algorithm: str, private: Any, digest: bytes) -> bytes:
     if "PQ_" in algorithm:
         return bytes(private.sign_mu(digest))
+    if algorithm == "EC_SIGN_ED25519":
+        return bytes(private.sign(digest))
     kind: Any = hashes.SHA384() if "384" in algorithm else hashes.SHA256()
     if algorithm in _CURVES:
         return bytes(private.sign(digest, ec.ECDSA(utils.Prehashed(kind))))

@@ -40,7 +40,6 @@ from sealkeeper.hsm.errors import (
     ImportExpiredError,
     ImportNotSupportedError,
     KeyHandleError,
-    PayloadError,
     ProviderError,
     ProviderPermissionError,
     ProviderThrottledError,
@@ -140,6 +139,7 @@ class AwsKmsBackend:
             parsed.algorithms,
             self._kms.region,
             frozenset({_METHOD}) if imports else frozenset(),
+            {name: MAX_RAW for name in parsed.algorithms if ALGORITHMS[name].family == "ed25519"},
         )
         self.check()
 
@@ -159,18 +159,9 @@ class AwsKmsBackend:
         return self._read(key_id, algorithm)
 
     def sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
-        """Sign each payload.
-
-        Raises:
-            PayloadError: AWS takes no Ed25519 message of that length.
-        """
+        """Sign each payload."""
         key_id, own = _parse_handle(handle)
         require_algorithm(own, algorithm)
-        if algorithm.family == "ed25519" and any(len(payload) > MAX_RAW for payload in payloads):
-            raise PayloadError(
-                f"AWS KMS signs Ed25519 messages of at most {MAX_RAW} bytes",
-                next_step="sign with ECDSA or ML-DSA, which take any length, or with an Ed25519 key elsewhere",
-            )
         key_hash = self._known.get(handle)
         if key_hash is None:
             key_hash = self._look_up(handle, key_id, algorithm)

@@ -101,8 +101,13 @@ class BackendLostError(ProviderUnavailableError):
     """The store cannot be reached from this process any more: the worker ends, a new one starts from nothing."""
 
 
-def check_payloads(algorithm: Algorithm, payloads: Sequence[bytes]) -> None:
-    """Refuse payloads that do not fit the algorithm, before anything is signed.
+def check_payloads(algorithm: Algorithm, payloads: Sequence[bytes], info: ProviderInfo | None) -> None:
+    """Refuse payloads that do not fit the algorithm or the store, before anything is sent.
+
+    Args:
+        algorithm: that is to sign.
+        payloads: digests or messages.
+        info: of the store; ``None`` where it is not known yet.
 
     Raises:
         PayloadError: naming the first bad one by its place.
@@ -119,6 +124,15 @@ def check_payloads(algorithm: Algorithm, payloads: Sequence[bytes]) -> None:
         for place, payload in enumerate(payloads):
             if len(payload) > MAX_MESSAGE:
                 raise PayloadError(f"payload {place} has {len(payload)} bytes; {algorithm.name} takes {MAX_MESSAGE}")
+        limit = info.max_message.get(algorithm.name) if info is not None else None
+        if info is not None and limit is not None:
+            for place, payload in enumerate(payloads):
+                if not 1 <= len(payload) <= limit:
+                    raise PayloadError(
+                        f"payload {place} has {len(payload)} bytes; {info.description} takes {algorithm.name} messages "
+                        f"of 1 to {limit}",
+                        next_step="sign such messages with a key of another algorithm, or with one in another provider",
+                    )
 
 
 def require_algorithm(key: Algorithm, asked: Algorithm) -> None:

@@ -70,6 +70,8 @@ class ProviderInfo:
         algorithms: names of the algorithms that ``generate`` and ``sign`` can do.
         region: where it is, in the store's own words (``eu-central-1``); empty where it does not know.
         wrap_methods: how private keys can be brought into it; empty where they cannot.
+        max_message: longest message in bytes by algorithm's name, where that is less than ``MAX_MESSAGE``. Stores with
+            such a limit take no empty message either.
     """
 
     scheme: str
@@ -78,6 +80,7 @@ class ProviderInfo:
     algorithms: frozenset[str]
     region: str = ""
     wrap_methods: frozenset[WrapMethod] = frozenset()
+    max_message: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +201,9 @@ class KeyProvider(Protocol):
         ...
 
     async def sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
-        """Sign each payload: a digest where ``algorithm.signs_digest``, else a message of at most ``MAX_MESSAGE``.
+        """Sign each payload: a digest where ``algorithm.signs_digest``, else a message.
+
+        A message has at most ``MAX_MESSAGE`` bytes, or fewer where ``info.max_message`` says so.
 
         All are signed or an error is raised. ECDSA signatures are DER (RFC 3279 section 2.2.3). Signatures of any
         provider but a software one have been verified against the public key before they are returned.

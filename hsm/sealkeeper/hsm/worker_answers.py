@@ -38,7 +38,7 @@ def is_bounded(answer: frames.Response) -> bool:
             lengths = len(offer.state) <= _MAX_STATE and len(offer.public_key) <= _MAX_PUBLIC_KEY
             return lengths and len(offer.methods) <= _MAX_NAMES and _attests(offer.attestation)
         case frames.Opened(_, info):
-            names = [info.scheme, info.description, info.region, *info.algorithms]
+            names = [info.scheme, info.description, info.region, *info.algorithms, *info.max_message]
             return len(names) <= _MAX_NAMES and _short(*names)
         case frames.Diagnosed(_, diagnoses):
             words = [word for one in diagnoses for word in (one.found, one.next_step)]

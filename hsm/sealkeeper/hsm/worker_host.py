@@ -112,7 +112,7 @@ class WorkerHost:
         backend = self.backend
         algorithm = _offered(backend, request.algorithm)
         if not start:
-            check_payloads(algorithm, request.payloads)
+            check_payloads(algorithm, request.payloads, backend.info)
         payloads = request.payloads[start:end]
         signatures = backend.sign(request.handle, algorithm, payloads)
         if len(signatures) != len(payloads):

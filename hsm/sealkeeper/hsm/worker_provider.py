@@ -272,7 +272,7 @@ class WorkerProvider:
 
     async def sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
         """Sign payloads."""
-        check_payloads(algorithm, payloads)
+        check_payloads(algorithm, payloads, self._info)
         if sum(map(len, payloads)) > frames.MAX_REQUEST:
             raise PayloadError(f"the payloads together are longer than {frames.MAX_REQUEST} bytes")
         # A slow store's many payloads go to several of its workers at once.
