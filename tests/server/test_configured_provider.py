@@ -167,6 +167,7 @@ async def test_a_caller_that_hangs_up_while_it_tries_does_not_shut_it_for_good(
     trying = asyncio.create_task(provider.generate("k", P256))
     await asyncio.sleep(0)
     assert not provider.available
+    assert (provider.health.circuit, provider.health.retry_after) == (Circuit.HALF_OPEN, None)
     trying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await trying

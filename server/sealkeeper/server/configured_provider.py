@@ -143,14 +143,14 @@ class ConfiguredProvider:
     @property
     def health(self) -> ProviderHealth:
         """How it has been answering of late."""
-        pause = self._breaker.pause
+        circuit, pause = self._breaker.circuit, self._breaker.pause
         return ProviderHealth(
-            self._breaker.circuit,
+            circuit,
             None if self._latency is None else timedelta(seconds=self._latency),
             sum(self._failures) / len(self._failures) if self._failures else 0.0,
             self._last_success,
             self._last_error,
-            timedelta(seconds=pause) if pause else None,
+            timedelta(seconds=pause) if circuit is Circuit.OPEN else None,
         )
 
     def require_region(self) -> None:
