@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from sealkeeper.client import Client, ClientError, digest_content, message_content
 from sealkeeper.client.errors import InvalidRequestError, RefusedError, UnavailableError
 from sealkeeper.client.operations import Operation
-from sealkeeper.hsm import ProviderUnavailableError
+from sealkeeper.hsm import Algorithm, ProviderUnavailableError
 from sealkeeper.server.gateway import Gateway
 from sealkeeper.server.signing import MAX_MESSAGE, WITHHELD
 from sealkeeper.server.timestamping import TimestampAuthority
@@ -170,6 +171,34 @@ async def test_many_messages_of_the_largest_size_are_signed_at_the_same_time(hou
         await house.ask(gateway, "custodian", lambda client: client.create_key(PARENT, "big", "PKIX_ED25519"))
         signatures = await asyncio.gather(*(house.ask(gateway, "ci", sign) for _ in range(10)))
     assert len({one.log_index for one in signatures}) == 10
+
+
+async def test_a_message_that_is_too_long_for_its_store_is_refused_before_it_could_spoil_what_others_sign_with_the_key(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sign(*lengths: int) -> Callable[[Client], Any]:
+        contents = [message_content(bytes(length)) for length in lengths]
+        return lambda client: client.sign_batch(f"{PARENT}/keys/short", contents).signatures
+
+    async with house.running() as gateway:
+        await house.ask(gateway, "custodian", lambda client: client.create_key(PARENT, "short", "PKIX_ED25519"))
+        store: Any = gateway._providers["main"]._provider
+        monkeypatch.setattr(store, "_info", replace(store.info, max_message={"PKIX_ED25519": 100}))
+        together: list[Sequence[bytes]] = []
+
+        async def note(handle: str, algorithm: Algorithm, payloads: Sequence[bytes], sign: Any = store.sign) -> Any:
+            together.append(payloads)
+            return await sign(handle, algorithm, payloads)
+
+        monkeypatch.setattr(store, "sign", note)
+        asked = [house.ask(gateway, "ci", sign(*lengths)) for lengths in ((1,), (1, 101), (100, 1), (0,))]
+        answers: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
+    short, long, full, empty = answers
+    assert (len(short), len(full)) == (1, 2)
+    for refused in (long, empty):
+        assert isinstance(refused, InvalidRequestError)
+        assert (refused.reason, "of 1 to 100" in str(refused)) == ("PAYLOAD_INVALID", True)
+    assert all(1 <= len(payload) <= 100 for payloads in together for payload in payloads)
 
 
 async def test_a_refusal_is_recorded_with_what_was_asked_for(house: House) -> None:

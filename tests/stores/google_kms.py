@@ -79,7 +79,8 @@ class GoogleKms:
         pending_reads: reads of a new version or import job that find it pending.
         fails_to_generate: new versions end as GENERATION_FAILED.
         corrupt: what is changed on the way, each time: ``request`` (the digest or message), ``verified`` (the flag is
-            not set), ``signature``, ``pem`` or ``public_key``; or ``store``: the signature is wrong, its checksum right.
+            not set), ``signature``, ``pem`` or ``public_key``; or ``store``: the signature is wrong, its checksum
+            right.
         wrong_name: answers carry another version's name.
         now: the time.
         denied: permissions that the caller has not: told by TestIamPermissions, not enforced.

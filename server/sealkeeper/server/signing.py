@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 import msgspec
 from cryptography import x509
 
-from sealkeeper.hsm import ALGORITHMS, Algorithm, ProviderError
+from sealkeeper.hsm import ALGORITHMS, Algorithm, ProviderError, ProviderUnavailableError
+from sealkeeper.hsm.backend import check_payloads
 from sealkeeper.server.audit import OK
 from sealkeeper.server.bundle import BundleTemplate
 from sealkeeper.server.calls import Call
@@ -276,6 +277,7 @@ class Signing:
         Raises:
             NotFoundError, FailedPreconditionError: there is no such key, or it does not sign.
             InvalidRequestError: a content does not fit the key's algorithm.
+            PayloadError: a message is too long for the provider, or too short.
             ProviderError: the provider did not sign.
             LogError: what was signed could not be recorded; it is thrown away.
         """
@@ -284,6 +286,7 @@ class Signing:
             await self._keys.settled(name)
             version = self._version(name, failed, call)
             prepared = await _prepare_all(contents, ALGORITHMS[version.algorithm])
+            _require_lengths(self._providers[version.provider], ALGORITHMS[version.algorithm], prepared)
             if material is Material.PUBLIC_KEY:
                 entry_of, bundle_of = self._templates_for(version, version.public_key, is_certificate=False)
             else:
@@ -617,6 +620,21 @@ def _prepare(content: Content, algorithm: Algorithm) -> _Prepared:
         raise InvalidRequestError.of(f"{content.field}.dsse.payload", "is too long together with its payload type")
     digest = hashlib.new(algorithm.digest or "sha256", message).digest()
     return _Prepared(content, digest if algorithm.signs_digest else message, name, digest)
+
+
+def _require_lengths(provider: ConfiguredProvider, algorithm: Algorithm, prepared: Sequence[_Prepared]) -> None:
+    """Refuse by itself what the provider would refuse together with all that others sign at the moment.
+
+    Raises:
+        PayloadError: a message is longer than the provider takes, or empty where it takes none.
+    """
+    if algorithm.signs_digest:
+        return
+    try:
+        info = provider.info
+    except ProviderUnavailableError:
+        return
+    check_payloads(algorithm, [one.payload for one in prepared], info)
 
 
 def _signature(
