@@ -239,10 +239,26 @@ async def test_a_key_cannot_be_read_out_and_does_nothing_but_sign(provider: Work
     assert found.stdout.split("\n")[0] == "[True, True, True, False, True, False, False]"
 
 
+async def test_a_token_that_is_not_there_can_be_waited_for(uri: str, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.rename(tmp_path / "elsewhere")
+    tokens.mkdir()
+    with pytest.raises(ProviderUnavailableError, match="no token fits"):
+        await open_provider(uri)
+    provider = await open_provider(uri, patient=True)
+    try:
+        with pytest.raises(ProviderUnavailableError, match="no token fits"):
+            await provider.generate("release", P256)
+        tokens.rmdir()
+        (tmp_path / "elsewhere").rename(tokens)
+        assert (await provider.generate("release", P256)).public_key
+    finally:
+        await provider.close()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "text"),
     [
-        ("token=acme", "token=other", "no token fits"),
         ("libsofthsm2.so", "libnothing.so", "module cannot be loaded"),
         ("/pin", "/nopin", "PIN file cannot be read"),
     ],

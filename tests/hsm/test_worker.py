@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -180,6 +180,35 @@ async def test_requests_of_a_moment_share_a_worker_and_those_that_would_wait_do_
         await asyncio.sleep(0)
         assert [slot.load for slot in provider._slots] == [2, 2]
         await asyncio.gather(*asked)
+
+
+async def test_while_a_store_that_cannot_be_opened_is_left_alone_the_reason_is_told(uri: str, tmp_path: Path) -> None:
+    clock = Clock()
+    async with opened(uri, 1, clock) as provider:
+        folder = tmp_path / "keys"
+        folder.rename(tmp_path / "elsewhere")
+        folder.write_text("not a folder")
+        for pid in pids(provider):
+            os.kill(pid, signal.SIGKILL)
+        told = []
+        for _ in range(6):
+            with pytest.raises(ProviderUnavailableError) as caught:
+                await provider.check()
+            told.append(caught.value)
+        assert "key folder cannot be used" in str(told[-1])
+        assert told[-1].retry_after is not None
+
+
+async def test_a_worker_that_has_lived_for_long_is_replaced_at_once(uri: str) -> None:
+    clock = Clock()
+    async with opened(uri, 1, clock) as provider:
+        for _ in range(12):
+            clock.now += 61
+            [pid] = pids(provider)
+            os.kill(pid, signal.SIGKILL)
+            with suppress(ProviderUnavailableError):
+                await provider.check()
+            await provider.check()
 
 
 async def test_a_worker_that_hangs_is_ended_and_replaced(uri: str) -> None:

@@ -34,7 +34,7 @@ from sealkeeper.hsm.pkcs11_evidence import evidence_of, mapper
 from sealkeeper.hsm.pkcs11_keys import generate_pair, handle_of, new_identifier, parse_handle, spki_of
 from sealkeeper.hsm.pkcs11_loading import cannot_load
 from sealkeeper.hsm.pkcs11_modules import quirks_of
-from sealkeeper.hsm.pkcs11_token import describe, find_token, offered, pin_of, require_tries
+from sealkeeper.hsm.pkcs11_token import TokenMissingError, describe, find_token, offered, pin_of, require_tries
 from sealkeeper.hsm.provider import KeyEvidence, ProtectionLevel, ProviderInfo, ProviderKey, WrapMethod, WrappingKey
 from sealkeeper.hsm.uri import parse_pkcs11_uri
 
@@ -65,9 +65,9 @@ class Pkcs11Backend:
     """One token, logged in.
 
     Raises:
-        ProviderConfigurationError: no such library or token, or not exactly one token fits.
+        ProviderConfigurationError: no such library, or several tokens fit.
         PinRefusedError: the PIN is wrong, or too few tries are left to risk it.
-        ProviderUnavailableError: the token does not answer.
+        ProviderUnavailableError: the token is not there, or does not answer.
     """
 
     def __init__(self, uri: str) -> None:
@@ -236,7 +236,7 @@ class Pkcs11Backend:
             if isinstance(error, _LOST):
                 raise BackendLostError("the token does not answer", next_step="look at the token") from None
             raise _translated(error) from None
-        except ProviderConfigurationError as error:
+        except (ProviderConfigurationError, TokenMissingError) as error:
             self.close()
             if isinstance(error, PinRefusedError):
                 raise

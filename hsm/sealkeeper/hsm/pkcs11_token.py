@@ -8,7 +8,7 @@ from pkcs11 import Mechanism, TokenFlag, exceptions
 from pkcs11.constants import MechanismFlag
 
 from sealkeeper.hsm.algorithms import ALGORITHMS, Algorithm
-from sealkeeper.hsm.errors import PinRefusedError, ProviderConfigurationError
+from sealkeeper.hsm.errors import PinRefusedError, ProviderConfigurationError, ProviderUnavailableError
 from sealkeeper.hsm.secret_file import read_secret
 from sealkeeper.hsm.uri import Pkcs11Uri
 
@@ -22,11 +22,16 @@ _SIGNS = {
 }
 
 
+class TokenMissingError(ProviderUnavailableError):
+    """No token fits. It may have been taken out and come back: others can be signed with meanwhile."""
+
+
 def find_token(library: Any, uri: Pkcs11Uri) -> Any:
     """The one token that a URI names.
 
     Raises:
-        ProviderConfigurationError: none fits, or several do.
+        TokenMissingError: none fits.
+        ProviderConfigurationError: several do.
     """
     found: list[Any] = []
     others: list[Any] = []
@@ -45,7 +50,7 @@ def find_token(library: Any, uri: Pkcs11Uri) -> Any:
     if not found:
         names = [repr(token.label.strip()) for token in others if token.flags & TokenFlag.TOKEN_INITIALIZED]
         there = f"there are {', '.join(names[:_NAMED])}" if names else "there is none that was initialised"
-        raise ProviderConfigurationError(
+        raise TokenMissingError(
             f"no token fits the pkcs11: URI; {there}",
             next_step="name the token with token=, serial= or slot-id=; if it is not there, put it in or make it, as "
             "docs/providers/pkcs11.md has it, and check the settings that the provider's environment names",

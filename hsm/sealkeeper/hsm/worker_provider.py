@@ -47,6 +47,7 @@ _PATIENCE = 60.0
 _LONG_PATIENCE = 600.0
 _WATCH_INTERVAL = 1.0
 _FAREWELL = 1.0
+_LONG_LIFE = 60.0
 _SMOOTHING = 0.1
 _PAUSES = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _ERRORS = {
@@ -196,8 +197,12 @@ class _Slot:
         self.channel: _Channel | None = None
         self.process: Process | None = None
         self.starting: asyncio.Task[_Channel] | None = None
+        # Starts since a worker has lived for long; the pauses before the next grow with them.
         self.deaths = 0
         self.not_before = 0.0
+        self.opened = 0.0
+        # Why the newest start failed; told while the next one has to wait.
+        self.refusal: ProviderError | None = None
 
     @property
     def ready(self) -> _Channel | None:
@@ -405,11 +410,9 @@ class WorkerProvider:
         if slot.ready is not None:
             return slot.ready
         if slot.starting is None:
-            if self._clock() < slot.not_before:
-                raise ProviderUnavailableError(
-                    "the key store's worker keeps failing; it will be started again shortly",
-                    next_step="look at the key store and its library, then try again",
-                )
+            pause = slot.not_before - self._clock()
+            if pause > 0:
+                raise _paused(slot.refusal, timedelta(seconds=pause))
             self._begin(slot)
         assert slot.starting is not None  # noqa: S101  (just begun, if not before)
         # Shielded: a caller that gives up must not take the start away from the others.
@@ -421,6 +424,8 @@ class WorkerProvider:
         slot.starting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _start_worker(self, slot: _Slot) -> _Channel:
+        if slot.opened and self._clock() - slot.opened > _LONG_LIFE:
+            slot.deaths = 0
         slot.not_before = self._clock() + _PAUSES[min(slot.deaths, len(_PAUSES) - 1)]
         slot.deaths += 1
         try:
@@ -433,11 +438,13 @@ class WorkerProvider:
                 response = await channel.ask(frames.Open(channel.number(), self._uri))
                 if isinstance(response, frames.Failed):
                     channel.close()
-                    raise self._refusal(_error(response), tried)
+                    slot.refusal = self._refusal(_error(response), tried)
+                    raise slot.refusal
             if not isinstance(response, frames.Opened) or not is_bounded(response):
                 channel.close()
                 raise _nonsense()
             self._latch.open()
+            slot.opened, slot.refusal = self._clock(), None
             self._info = response.info
             return channel
         finally:
@@ -486,6 +493,19 @@ def _error(failed: frames.Failed) -> ProviderError:
     if wait is not None:
         wait = max(timedelta(), min(wait, MAX_WAIT))
     return kind(failed.message[:MAX_TEXT], next_step=failed.next_step[:MAX_TEXT], retry_after=wait)
+
+
+def _paused(refusal: ProviderError | None, pause: timedelta) -> ProviderError:
+    """What is said while a worker that failed is not started again yet: why it failed, and when to come back."""
+    if refusal is None:
+        return ProviderUnavailableError(
+            "the key store's worker keeps failing; it will be started again shortly",
+            next_step="look at the key store and its library, then try again",
+            retry_after=pause,
+        )
+    return type(refusal)(
+        str(refusal), next_step=refusal.next_step, retry_after=max(pause, refusal.retry_after or pause)
+    )
 
 
 def _died() -> ProviderUnavailableError:

@@ -70,6 +70,7 @@ _RETRY = {
     "STORAGE_FULL": timedelta(seconds=5),
     "PROVIDER_UNAVAILABLE": timedelta(seconds=1),
     "PROVIDER_TIMEOUT": timedelta(seconds=1),
+    "PROVIDER_KEY_NOT_FOUND": timedelta(seconds=10),
     "PROVIDER_THROTTLED": timedelta(seconds=1),
     "PROVIDER_SEALED": timedelta(seconds=10),
     "PROVIDER_PERMISSION_DENIED": timedelta(seconds=10),
