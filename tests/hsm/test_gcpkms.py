@@ -252,11 +252,12 @@ async def test_a_signature_that_is_wrong_with_a_right_checksum_is_withheld(
 @pytest.mark.parametrize(
     ("state", "kind", "step"),
     [
-        (State.DISABLED, ProviderUnavailableError, "versions enable"),
+        # Of one key, so that the store is not left alone for it: see ``ConfiguredProvider``.
+        (State.DISABLED, ProviderPermissionError, "versions enable"),
         (State.DESTROY_SCHEDULED, KeyHandleError, "versions restore"),
         (State.DESTROYED, KeyHandleError, ""),
-        (State.PENDING_GENERATION, ProviderUnavailableError, "try again"),
-        (State.PENDING_IMPORT, ProviderUnavailableError, "try again"),
+        (State.PENDING_GENERATION, ProviderPermissionError, "try again"),
+        (State.PENDING_IMPORT, ProviderPermissionError, "try again"),
         (State.IMPORT_FAILED, KeyHandleError, ""),
         (State.GENERATION_FAILED, KeyHandleError, ""),
         (State.PENDING_EXTERNAL_DESTRUCTION, KeyHandleError, ""),
@@ -311,7 +312,7 @@ def test_a_key_that_is_not_there_is_destroyed_already(backend: GcpKmsBackend, ha
 def test_a_key_that_google_will_not_destroy_is_reported(service: GoogleKms, backend: GcpKmsBackend) -> None:
     key = backend.generate("release", P256)
     service.refuse("DestroyCryptoKeyVersion", grpc.StatusCode.FAILED_PRECONDITION)
-    with pytest.raises(ProviderUnavailableError, match="FAILED_PRECONDITION"):
+    with pytest.raises(ProviderPermissionError, match="FAILED_PRECONDITION"):
         backend.destroy(key.handle)
 
 

@@ -309,7 +309,7 @@ class AwsKmsBackend:
         if key.key_spec != _key_spec(algorithm) or key.key_usage != "SIGN_VERIFY":
             raise AlgorithmNotSupportedError(f"the key in AWS KMS is not one for {algorithm.name}")
         if key.key_state not in _USABLE:
-            raise ProviderUnavailableError(
+            raise ProviderPermissionError(
                 f"the key cannot be used in AWS KMS: {key.key_state[:32]}", next_step=_STEPS.get(key.key_state, "")
             )
 

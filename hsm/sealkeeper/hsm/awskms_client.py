@@ -196,8 +196,8 @@ for _answer in (Described, Done, ImportParameters, PublicKeyRead, Signed):
     msgspec.json.Decoder(_answer)
 
 
-class KeyStateError(ProviderUnavailableError):
-    """The key is in a state in which it cannot do what it was asked for."""
+class KeyStateError(ProviderPermissionError):
+    """The key is in a state in which it cannot do what it was asked for. Other keys are not concerned."""
 
 
 class KmsClient:
@@ -403,7 +403,7 @@ _TEXTS: dict[str, tuple[type[ProviderError], str, str]] = {
     ),
     "InvalidArnException": (KeyHandleError, "AWS KMS has no such key in this region", ""),
     "DisabledException": (
-        ProviderUnavailableError,
+        ProviderPermissionError,
         "the key is disabled in AWS KMS",
         "have an administrator enable it: aws kms enable-key",
     ),
@@ -414,7 +414,7 @@ _TEXTS: dict[str, tuple[type[ProviderError], str, str]] = {
     ),
     "InvalidKeyUsageException": (AlgorithmNotSupportedError, "the key in AWS KMS is not one for the algorithm", ""),
     "LimitExceededException": (
-        ProviderUnavailableError,
+        ProviderPermissionError,
         "the account has as many KMS keys in this region as it may",
         "have the quota raised (Service Quotas), or remove keys that are not needed",
     ),

@@ -37,6 +37,7 @@ from sealkeeper.hsm.errors import (
     KeyHandleError,
     ProviderConfigurationError,
     ProviderError,
+    ProviderPermissionError,
     ProviderUnavailableError,
     SelfCheckError,
     WrappedKeyError,
@@ -602,7 +603,7 @@ def _import_failure(reason: str) -> str:
 
 
 def _refuse_state(state: int) -> NoReturn:
-    """Say what a version's state means for whoever wanted to use it."""
+    """Say what a version's state means for whoever wanted to use it. Other keys are not concerned."""
     name = _State(state).name
     if state in _GONE:
         raise KeyHandleError(
@@ -612,10 +613,10 @@ def _refuse_state(state: int) -> NoReturn:
     if state in _NEVER_MADE:
         raise KeyHandleError(f"the Google Cloud KMS key version holds no key ({name})")
     if state == _State.DISABLED:
-        raise ProviderUnavailableError(
+        raise ProviderPermissionError(
             "the Google Cloud KMS key is disabled", next_step="gcloud kms keys versions enable, if it may sign again"
         )
-    raise ProviderUnavailableError(f"the Google Cloud KMS key cannot be used yet ({name})", next_step="try again")
+    raise ProviderPermissionError(f"the Google Cloud KMS key cannot be used yet ({name})", next_step="try again")
 
 
 def _no_key() -> KeyHandleError:

@@ -73,8 +73,8 @@ _IDENTITY_POOL: Any = identity_pool.Credentials
 _Answer = TypeVar("_Answer")
 
 
-class RefusedError(ProviderUnavailableError):
-    """Google answered, and said no, in a way that its caller may know the meaning of.
+class RefusedError(ProviderPermissionError):
+    """Google answered, and said no to this request, in a way that its caller may know the meaning of.
 
     Attributes:
         code: ``NOT_FOUND``, ``ALREADY_EXISTS``, ``FAILED_PRECONDITION`` or ``INVALID_ARGUMENT``.
