@@ -42,6 +42,7 @@ from sealkeeper.hsm import (
     ProviderPermissionError,
     ProviderThrottledError,
     ProviderUnavailableError,
+    SelfCheckError,
     WrapMethod,
     WrappedKeyError,
     open_provider,
@@ -342,7 +343,7 @@ def test_a_digest_is_signed_as_a_digest(backend: AwsKmsBackend, name: str, signs
     with scripted(backend) as stub:
         describes(stub, spec=SPECS[name])
         for signature in (b"one", b"two"):
-            stub.add_response("sign", {"Signature": signature}, asked)
+            stub.add_response("sign", {"KeyId": ARN, "Signature": signature}, asked)
         # What a key is, is asked once.
         assert backend.sign(f"id={KEY_ID};x-algorithm={name}", algorithm, [digest, digest]) == [b"one", b"two"]
 
@@ -354,7 +355,7 @@ def test_ed25519_signs_the_message_itself(backend: AwsKmsBackend, size: int) -> 
     asked = {"KeyId": KEY_ID, "Message": message, "MessageType": "RAW", "SigningAlgorithm": "ED25519_SHA_512"}
     with scripted(backend) as stub:
         describes(stub, spec="ECC_NIST_EDWARDS25519")
-        stub.add_response("sign", {"Signature": private.sign(message)}, asked)
+        stub.add_response("sign", {"KeyId": ARN, "Signature": private.sign(message)}, asked)
         [signature] = backend.sign(f"id={KEY_ID};x-algorithm={ED25519.name}", ED25519, [message])
     assert verifies(ED25519, spki(private), message, signature)
 
@@ -380,10 +381,10 @@ def test_ml_dsa_signs_messages_of_any_length_by_their_representative(backend: Aw
     algorithm = ALGORITHMS[f"ML_DSA_{size}"]
     asked: list[dict[str, Any]] = []
 
-    def sign(params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, bytes]]:
+    def sign(params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]]:
         asked.append(json.loads(params["body"]))
         # cryptography knows nothing of the message here: it verifies only if what stands for it is right.
-        return Answered, {"Signature": private.sign_mu(base64_bytes(asked[-1]["Message"]))}
+        return Answered, {"KeyId": ARN, "Signature": private.sign_mu(base64_bytes(asked[-1]["Message"]))}
 
     messages = [b"", b"message", bytes(100_000)]
     with scripted(backend) as stub:
@@ -415,7 +416,7 @@ def test_signing_goes_on_after_moments_of_too_many_requests(backend: AwsKmsBacke
         describes(stub)
         for code in ("ThrottlingException", "KMSInternalException", "DependencyTimeoutException"):
             fails(stub, "sign", code)
-        stub.add_response("sign", {"Signature": b"signature"})
+        stub.add_response("sign", {"KeyId": ARN, "Signature": b"signature"})
         assert backend.sign(HANDLE, P256, [bytes(32)]) == [b"signature"]
     assert len(pauses) == 3
     for pause, longest in zip(pauses, (0.1, 0.2, 0.4), strict=True):
@@ -450,6 +451,32 @@ def test_a_caller_who_has_waited_long_is_not_kept_longer(uri: str, pauses: list[
     backend.close()
 
 
+OTHER = KEY_ID.replace("ab", "cd")
+
+
+@pytest.mark.parametrize("named", [OTHER, ARN.replace(KEY_ID, OTHER), ARN.replace("eu-", "us-"), f"{ARN}0"])
+def test_an_answer_about_another_key_is_not_taken(backend: AwsKmsBackend, named: str) -> None:
+    with scripted(backend) as stub:
+        describes(stub)
+        stub.add_response("get_public_key", {"PublicKey": spki(private_key("secp256r1")), "KeyId": named})
+        with pytest.raises(SelfCheckError, match="another key"):
+            backend.public_key(HANDLE)
+        describes(stub)
+        stub.add_response("sign", {"Signature": b"signature", "KeyId": named})
+        with pytest.raises(SelfCheckError, match="another key"):
+            backend.sign(HANDLE, P256, [bytes(32)])
+
+
+def test_a_description_of_another_key_is_not_taken(backend: AwsKmsBackend) -> None:
+    answer = described()
+    answer["KeyMetadata"]["KeyId"] = OTHER
+    with scripted(backend) as stub:
+        for call in (backend.public_key, backend.evidence, backend.destroy):
+            stub.add_response("describe_key", answer)
+            with pytest.raises(SelfCheckError, match="another key"):
+                call(HANDLE)
+
+
 # Keys that cannot be used now, or ever
 
 
@@ -469,7 +496,7 @@ def test_a_key_that_was_taken_out_of_use_elsewhere_says_why(
 ) -> None:
     with scripted(backend) as stub:
         describes(stub)
-        stub.add_response("sign", {"Signature": b"signature"})
+        stub.add_response("sign", {"KeyId": ARN, "Signature": b"signature"})
         backend.sign(HANDLE, P256, [bytes(32)])
         fails(stub, "sign", "KMSInvalidStateException")
         describes(stub, state)

@@ -44,6 +44,7 @@ from sealkeeper.hsm.errors import (
     ProviderPermissionError,
     ProviderThrottledError,
     ProviderUnavailableError,
+    SelfCheckError,
     WrappedKeyError,
 )
 from sealkeeper.hsm.provider import (
@@ -296,12 +297,24 @@ class AwsKmsBackend:
         return made.key_metadata.key_id
 
     def _read(self, key_id: str, algorithm: Algorithm, *, fresh: bool = False) -> ProviderKey:
-        found = self._kms.ask("GetPublicKey", PublicKeyRead, fresh=fresh, KeyId=key_id).public_key
-        load_public_key(algorithm, found)
-        return ProviderKey(_handle(key_id, algorithm), algorithm, found)
+        found = self._kms.ask("GetPublicKey", PublicKeyRead, fresh=fresh, KeyId=key_id)
+        self._require_same(found.key_id, key_id)
+        load_public_key(algorithm, found.public_key)
+        return ProviderKey(_handle(key_id, algorithm), algorithm, found.public_key)
 
     def _describe(self, key_id: str) -> KeyMetadata:
-        return self._kms.ask("DescribeKey", Described, KeyId=key_id).key_metadata
+        found = self._kms.ask("DescribeKey", Described, KeyId=key_id).key_metadata
+        self._require_same(found.key_id, key_id)
+        return found
+
+    def _require_same(self, named: str, key_id: str) -> None:
+        """Refuse an answer about another key than was asked for: it is named by its id, or its ARN in this region."""
+        arn = rf"arn:aws[a-z-]{{0,16}}:kms:{re.escape(self._kms.region)}:[0-9]{{12}}:key/{key_id}"
+        if named != key_id and not re.fullmatch(arn, named):
+            raise SelfCheckError(
+                "AWS KMS answered with another key than it was asked for",
+                next_step="take the store out of use and find out who answers in its place",
+            )
 
     def _require_usable(self, key_id: str, algorithm: Algorithm) -> None:
         key = self._describe(key_id)
@@ -333,9 +346,9 @@ class AwsKmsBackend:
         if kind == "EXTERNAL_MU":
             # FIPS 204, algorithm 7, line 6, of M' of algorithm 2 with an empty context: any length, in 64 bytes.
             payload = shake_256(key_hash + b"\x00\x00" + payload).digest(64)
-        return self._kms.ask(
-            "Sign", Signed, KeyId=key_id, Message=payload, MessageType=kind, SigningAlgorithm=name
-        ).signature
+        signed = self._kms.ask("Sign", Signed, KeyId=key_id, Message=payload, MessageType=kind, SigningAlgorithm=name)
+        self._require_same(signed.key_id, key_id)
+        return signed.signature
 
     def _hand_over(self, known: _ImportState, wrapped: bytes) -> None:
         try:

@@ -168,14 +168,16 @@ class Described(msgspec.Struct, rename="pascal"):
 
 
 class PublicKeyRead(msgspec.Struct, rename="pascal"):
-    """Answer to ``GetPublicKey``: SubjectPublicKeyInfo, DER."""
+    """Answer to ``GetPublicKey``: id or ARN of the key, and SubjectPublicKeyInfo, DER."""
 
+    key_id: _Short
     public_key: Annotated[bytes, msgspec.Meta(max_length=8192)]
 
 
 class Signed(msgspec.Struct, rename="pascal"):
-    """Answer to ``Sign``."""
+    """Answer to ``Sign``: id or ARN of the key, and the signature."""
 
+    key_id: _Short
     signature: Annotated[bytes, msgspec.Meta(max_length=6144)]
 
 
