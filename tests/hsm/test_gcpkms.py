@@ -429,6 +429,24 @@ def test_a_key_whose_answer_was_lost_is_made_once(service: GoogleKms, backend: G
     assert verifies(key, DIGEST, backend.sign(key.handle, P256, [DIGEST])[0])
 
 
+def test_a_key_that_was_made_without_an_answer_to_the_last_try_is_not_left(
+    service: GoogleKms, backend: GcpKmsBackend
+) -> None:
+    service.refuse("CreateCryptoKey", grpc.StatusCode.UNAVAILABLE, times=3)
+    service.lose_answer("CreateCryptoKey")
+    with pytest.raises(ProviderUnavailableError, match="UNAVAILABLE"):
+        backend.generate("release", P256)
+    assert [version.record.state for version in service.versions.values()] == [State.DESTROY_SCHEDULED]
+
+
+def test_another_import_job_than_was_asked_for_is_not_taken(service: GoogleKms, backend: GcpKmsBackend) -> None:
+    offer = backend.begin_import("release", P256)
+    [(job, _)] = service.jobs.values()
+    job.name += "0"
+    with pytest.raises(ProviderUnavailableError, match="another import"):
+        backend.finish_import(offer.state, "release", P256, KWP, wrap(ec_key(), offer.public_key), spki(ec_key()))
+
+
 def test_a_key_that_was_made_and_cannot_be_read_is_not_left(service: GoogleKms, backend: GcpKmsBackend) -> None:
     service.refuse("GetPublicKey", grpc.StatusCode.PERMISSION_DENIED)
     with pytest.raises(ProviderPermissionError):

@@ -190,9 +190,10 @@ class GcpKmsBackend:
     def generate(self, label: str, algorithm: Algorithm) -> ProviderKey:
         """Make a CryptoKey with one version, and wait until Google has generated it."""
         key_id = f"{_id_part(label, 46)}-{secrets.token_hex(8)}"
-        self._create_key(key_id, algorithm, imported=False)
         handle = f"cryptoKeys/{key_id}/cryptoKeyVersions/1"
         try:
+            # It may have come to be where no answer came.
+            self._create_key(key_id, algorithm, imported=False)
             return self._generated(handle)
         except ProviderError:
             with suppress(ProviderError):
@@ -483,6 +484,8 @@ class GcpKmsBackend:
             if refused.code is grpc.StatusCode.NOT_FOUND:
                 raise _expired() from None
             raise
+        if job.name != request.name:
+            raise ProviderUnavailableError("Google Cloud KMS answered for another import than it was asked for")
         if job.state == _JobState.EXPIRED:
             raise _expired()
         return job
