@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -33,9 +35,9 @@ from sealkeeper.hsm import (
     ProviderPermissionError,
     ProviderThrottledError,
     ProviderUnavailableError,
+    PublicKeyMismatchError,
     SelfCheckError,
     WrapMethod,
-    WrappedKeyError,
     WrappingKey,
     open_provider,
 )
@@ -186,6 +188,23 @@ class TestLogin:
         with pytest.raises(ProviderPermissionError, match="cannot log in") as refused:
             AzureKeyVaultBackend(vault.uri(_secret(tmp_path, "sesame-4712")), Slept())
         assert "sesame" not in str(refused.value) + refused.value.next_step
+
+    def test_what_entra_id_says_of_a_refusal_is_not_printed_either(self, vault: Vault, tmp_path: Path) -> None:
+        vault.login_answers.append(Answer(401, {"error": "invalid_client", "error_description": "sesame-4711"}))
+        program = """
+import sys
+from sealkeeper.hsm.azurekv_http import Login, LoginRefusedError
+from sealkeeper.hsm.azurekv_uri import parse_azurekv_uri
+
+try:
+    Login(parse_azurekv_uri(sys.stdin.read())).get_token("https://vault.azure.net/.default")
+except LoginRefusedError:
+    print("refused")
+"""
+        uri = vault.uri(_secret(tmp_path, CLIENT_SECRET))
+        command = [sys.executable, "-c", program]
+        ran = subprocess.run(command, input=uri, capture_output=True, text=True, check=False, timeout=60)
+        assert (ran.stdout, ran.stderr) == ("refused\n", "")
 
     def test_a_client_secret_that_was_replaced_is_for_a_new_worker_to_use(self, vault: Vault, tmp_path: Path) -> None:
         backend = AzureKeyVaultBackend(vault.uri(_secret(tmp_path, CLIENT_SECRET)), Slept())
@@ -790,7 +809,7 @@ class TestImport:
     ) -> None:
         offer = backend.begin_import("brought", P256)
         vault.denied = {"Microsoft.KeyVault/vaults/keys/purge/action"}
-        with pytest.raises(WrappedKeyError, match="does not belong"):
+        with pytest.raises(PublicKeyMismatchError, match="does not belong"):
             self.finish(backend, offer, public=spki(new_private_key("secp256r1")))
         assert len(vault.keys) == 1
 
@@ -819,7 +838,7 @@ class TestImport:
         self, vault: Vault, backend: AzureKeyVaultBackend
     ) -> None:
         offer = backend.begin_import("brought", P256)
-        with pytest.raises(WrappedKeyError, match="does not belong"):
+        with pytest.raises(PublicKeyMismatchError, match="does not belong"):
             self.finish(backend, offer, public=spki(new_private_key("secp256r1")))
         backend.end_import(offer.state)
         assert (vault.keys, vault.deleted) == ({}, {})

@@ -74,6 +74,7 @@ from sealkeeper.hsm.errors import (
     ProviderPermissionError,
     ProviderThrottledError,
     ProviderUnavailableError,
+    PublicKeyMismatchError,
     SelfCheckError,
     WrappedKeyError,
 )
@@ -331,7 +332,7 @@ class AzureKeyVaultBackend:
         key = self._import(_name(label), label, algorithm, blob)
         if load_public_key(algorithm, key.public_key) != load_public_key(algorithm, public_key):
             self._remove(_parse(key.handle).name, purge_must=False)
-            raise WrappedKeyError(
+            raise PublicKeyMismatchError(
                 "the private key does not belong to the public key", next_step="wrap the right one, or name its own"
             )
         return key

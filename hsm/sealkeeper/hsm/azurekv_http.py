@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -30,6 +31,10 @@ from sealkeeper.hsm.secret_file import read_secret
 from sealkeeper.hsm.unreachable import because
 
 T = TypeVar("T")
+
+# Entra ID's own texts would be printed by Python, where nobody takes the SDK's warnings.
+for _library in ("azure", "msal"):
+    logging.getLogger(_library).addHandler(logging.NullHandler())
 
 MAX_ANSWER = 256 * 1024
 """Longest answer in bytes: an attestation with its certificates has some tens of KiB, all else less than ten."""
