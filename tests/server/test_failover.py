@@ -177,6 +177,16 @@ async def test_a_standby_in_the_same_provider_is_refused(house: House, gateway: 
     assert len(house.key_files("first")) == 1
 
 
+async def test_a_key_is_not_brought_to_where_its_standby_is(house: House, gateway: Gateway) -> None:
+    await house.ask(gateway, "custodian", lambda client: client.add_standby_version(KEY, "second"))
+    with pytest.raises(ClientError) as caught:
+        await house.ask(
+            gateway, "custodian", lambda client: client.begin_key_import(PARENT, "release", provider="second")
+        )
+    assert caught.value.reason == "STANDBY_IN_SAME_PROVIDER"
+    assert len(house.key_files("second")) == 1
+
+
 async def test_rotation_of_the_one_leaves_the_other_alone(house: House, gateway: Gateway) -> None:
     await stand_by(house, gateway)
 

@@ -143,7 +143,7 @@ class KeyServiceServicer:
         was ACTIVE until then becomes VERIFY_ONLY.
         Errors: INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED), NOT_FOUND (KEY_NOT_FOUND, PROVIDER_UNKNOWN),
         ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT,
-        REGION_NOT_ALLOWED), UNAVAILABLE (as CreateKey).
+        REGION_NOT_ALLOWED, STANDBY_IN_SAME_PROVIDER), UNAVAILABLE (as CreateKey).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,7 +162,7 @@ class KeyServiceServicer:
     def AddStandbyVersion(self, request, context):
         """Makes a standby version in another provider. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon
         the standby version before it becomes VERIFY_ONLY. It signs as failover says.
-        Errors: those of RotateKey, and FAILED_PRECONDITION (REGION_NOT_ALLOWED, STANDBY_IN_SAME_PROVIDER).
+        Errors: those of RotateKey.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,7 +61,7 @@ class KeyServiceStub:
     was ACTIVE until then becomes VERIFY_ONLY.
     Errors: INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED), NOT_FOUND (KEY_NOT_FOUND, PROVIDER_UNKNOWN),
     ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT,
-    REGION_NOT_ALLOWED), UNAVAILABLE (as CreateKey).
+    REGION_NOT_ALLOWED, STANDBY_IN_SAME_PROVIDER), UNAVAILABLE (as CreateKey).
     """
     SetKeyVersionState: _grpc.UnaryUnaryMultiCallable[_key_pb2.SetKeyVersionStateRequest, _key_pb2.SetKeyVersionStateResponse]
     """Moves a version into another state.
@@ -72,7 +72,7 @@ class KeyServiceStub:
     AddStandbyVersion: _grpc.UnaryUnaryMultiCallable[_key_pb2.AddStandbyVersionRequest, _key_pb2.AddStandbyVersionResponse]
     """Makes a standby version in another provider. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon
     the standby version before it becomes VERIFY_ONLY. It signs as failover says.
-    Errors: those of RotateKey, and FAILED_PRECONDITION (REGION_NOT_ALLOWED, STANDBY_IN_SAME_PROVIDER).
+    Errors: those of RotateKey.
     """
     GetKeyEvidence: _grpc.UnaryUnaryMultiCallable[_key_pb2.GetKeyEvidenceRequest, _key_pb2.GetKeyEvidenceResponse]
     """Reads back what the store says of a version's private key now.
@@ -117,7 +117,7 @@ class KeyServiceAsyncStub(KeyServiceStub):
     was ACTIVE until then becomes VERIFY_ONLY.
     Errors: INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED), NOT_FOUND (KEY_NOT_FOUND, PROVIDER_UNKNOWN),
     ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT,
-    REGION_NOT_ALLOWED), UNAVAILABLE (as CreateKey).
+    REGION_NOT_ALLOWED, STANDBY_IN_SAME_PROVIDER), UNAVAILABLE (as CreateKey).
     """
     SetKeyVersionState: _aio.UnaryUnaryMultiCallable[_key_pb2.SetKeyVersionStateRequest, _key_pb2.SetKeyVersionStateResponse]  # type: ignore[assignment]
     """Moves a version into another state.
@@ -128,7 +128,7 @@ class KeyServiceAsyncStub(KeyServiceStub):
     AddStandbyVersion: _aio.UnaryUnaryMultiCallable[_key_pb2.AddStandbyVersionRequest, _key_pb2.AddStandbyVersionResponse]  # type: ignore[assignment]
     """Makes a standby version in another provider. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon
     the standby version before it becomes VERIFY_ONLY. It signs as failover says.
-    Errors: those of RotateKey, and FAILED_PRECONDITION (REGION_NOT_ALLOWED, STANDBY_IN_SAME_PROVIDER).
+    Errors: those of RotateKey.
     """
     GetKeyEvidence: _aio.UnaryUnaryMultiCallable[_key_pb2.GetKeyEvidenceRequest, _key_pb2.GetKeyEvidenceResponse]  # type: ignore[assignment]
     """Reads back what the store says of a version's private key now.
@@ -206,7 +206,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         was ACTIVE until then becomes VERIFY_ONLY.
         Errors: INVALID_ARGUMENT (INVALID_FIELD, ALGORITHM_NOT_SUPPORTED), NOT_FOUND (KEY_NOT_FOUND, PROVIDER_UNKNOWN),
         ALREADY_EXISTS (REQUEST_ID_REUSED), FAILED_PRECONDITION (ROTATION_PENDING, VERSION_LIMIT, KEY_LIMIT,
-        REGION_NOT_ALLOWED), UNAVAILABLE (as CreateKey).
+        REGION_NOT_ALLOWED, STANDBY_IN_SAME_PROVIDER), UNAVAILABLE (as CreateKey).
         """
 
     @_abc_1.abstractmethod
@@ -229,7 +229,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_key_pb2.AddStandbyVersionResponse, _abc.Awaitable[_key_pb2.AddStandbyVersionResponse]]:
         """Makes a standby version in another provider. It is PUBLISHED first and becomes ACTIVE after publish_period, whereupon
         the standby version before it becomes VERIFY_ONLY. It signs as failover says.
-        Errors: those of RotateKey, and FAILED_PRECONDITION (REGION_NOT_ALLOWED, STANDBY_IN_SAME_PROVIDER).
+        Errors: those of RotateKey.
         """
 
     @_abc_1.abstractmethod

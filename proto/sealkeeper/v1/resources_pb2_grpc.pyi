@@ -58,7 +58,7 @@ LOG_UNAVAILABLE, INTERNAL. A call is answered only when its audit record is dura
   KEY_LIMIT                    FAILED_PRECONDITION  the tenant's trust root would become too large
   STATE_TRANSITION_REFUSED     FAILED_PRECONDITION  no way leads from the version's state to that one
   REGION_NOT_ALLOWED           FAILED_PRECONDITION  the tenant's keys may not be where the provider is
-  STANDBY_IN_SAME_PROVIDER     FAILED_PRECONDITION  a standby version would fail together with the ACTIVE one
+  STANDBY_IN_SAME_PROVIDER     FAILED_PRECONDITION  a standby version and the ACTIVE one would fail together
   ALGORITHM_OF_KEY             FAILED_PRECONDITION  the key, and so all of its versions, has another algorithm
   IMPORT_LIMIT                 FAILED_PRECONDITION  the tenant has 100 open imports
   IMPORT_CLOSED                FAILED_PRECONDITION  the import was finished, given up or has failed

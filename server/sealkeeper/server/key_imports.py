@@ -263,8 +263,8 @@ class KeyImports:
             _require_algorithm(known, order.algorithm)
         algorithm = known.algorithm if known is not None else order.algorithm
         name = order.provider or self._keys.default_provider(order.key)
-        if known is not None and order.standby:
-            self._keys.require_standby_elsewhere(known, name)
+        if known is not None:
+            self._keys.require_apart(known, name, standby=order.standby)
         return algorithm, self._maker.provider(order.key.tenant, name, algorithm, "import")
 
     def _label(self, key: KeyName) -> str:

@@ -272,16 +272,20 @@ class Keys:
         versions = [version] if active is None else [_retired(active, start, now), version]
         return key.changed(*versions, failover=how.failover if how.standby else None)
 
-    def require_standby_elsewhere(self, key: Key, provider: str) -> None:
-        """Refuse a standby version that would fail together with the version that it stands by.
+    def require_apart(self, key: Key, provider: str, *, standby: bool) -> None:
+        """Refuse a version that would fail together with the one that stands by it, or that it stands by.
 
         Raises:
-            FailedPreconditionError: it would be in the same provider.
+            FailedPreconditionError: they would be in the same provider.
         """
-        active = key.active_at(self._clock.now())
-        if provider == (active.provider if active is not None else key.provider):
+        now = self._clock.now()
+        others = {one.provider for one in key.versions if one.standby is not standby and _signs_or_will(one, now)}
+        if standby and not others:
+            others = {key.provider}
+        if provider in others:
             raise FailedPreconditionError(
-                f"{key.name} signs in provider {provider}: a standby version there would fail together with it",
+                f"{key.name} has its {'ACTIVE' if standby else 'standby'} version in provider {provider}, where both "
+                "would fail together",
                 reason="STANDBY_IN_SAME_PROVIDER",
                 next_step="name another provider: sealkeeper providers list",
             )
@@ -308,8 +312,7 @@ class Keys:
             raise
 
     def _require_rotatable(self, key: Key, how: Making) -> None:
-        if how.standby:
-            self.require_standby_elsewhere(key, how.provider)
+        self.require_apart(key, how.provider, standby=how.standby)
         if key.published_at(self._clock.now(), standby=how.standby) is not None:
             raise FailedPreconditionError(
                 f"{key.name} has a version that is PUBLISHED already",
@@ -515,6 +518,10 @@ def _compromise_time(version: KeyVersion, change: StateChange, now: datetime) ->
 def _weight(version: KeyVersion) -> int:
     # What stands about a version in keys.json: its public key in base64, and names and times around it.
     return 600 + len(version.public_key) * 4 // 3
+
+
+def _signs_or_will(version: KeyVersion, now: datetime) -> bool:
+    return version.state_at(now) in (State.ACTIVE, State.PUBLISHED)
 
 
 def _retired(version: KeyVersion, at: datetime, now: datetime) -> KeyVersion:
