@@ -586,7 +586,7 @@ def test_the_material_of_an_imported_key_is_deleted_at_once(backend: AwsKmsBacke
         ("LimitExceededException", 400, ProviderPermissionError, "quota"),
         ("KeyUnavailableException", 500, ProviderUnavailableError, "try again"),
         ("InternalFailure", 500, ProviderUnavailableError, "try again"),
-        ("ValidationException", 400, ProviderUnavailableError, "CloudTrail"),
+        ("ValidationException", 400, ProviderPermissionError, "CloudTrail"),
         ("<html>", 502, ProviderUnavailableError, "try again"),
         ("RequestLimitExceeded", 400, ProviderThrottledError, "quota"),
     ],

@@ -359,9 +359,9 @@ def _refusal(operation: str, error: exceptions.ClientError) -> ProviderError:
         return ProviderUnavailableError(
             f"AWS KMS failed ({operation}: {code})", next_step="try again; look at the region's AWS Health status"
         )
-    return ProviderUnavailableError(
-        f"AWS KMS refused the request ({operation}: {code})", next_step="look the request up in CloudTrail"
-    )
+    # It answered, if only to refuse, and that may be a matter of one key.
+    kind = ProviderPermissionError if 400 <= _status(error) < 500 else ProviderUnavailableError
+    return kind(f"AWS KMS refused the request ({operation}: {code})", next_step="look the request up in CloudTrail")
 
 
 def _permission(operation: str) -> str:
