@@ -427,6 +427,17 @@ class TestRefusals:
             backend.generate("key", P256)
         assert vault.asked == ["create: 504", "delete"]
 
+    def test_a_key_that_is_being_deleted_or_recovered_is_a_matter_of_that_key_and_not_asked_again(
+        self, vault: Vault, backend: AzureKeyVaultBackend
+    ) -> None:
+        key = backend.generate("key", P256)
+        vault.asked.clear()
+        vault.answers.append(Answer(409, {"error": {"code": "Conflict"}}))
+        # Such an error does not have the store left alone: see ``ConfiguredProvider``.
+        with pytest.raises(ProviderPermissionError, match="being deleted or recovered"):
+            backend.sign(key.handle, P256, [bytes(32)])
+        assert vault.asked == ["sign: 409"]
+
     def test_the_stores_own_words_do_not_get_out(self, vault: Vault, backend: AzureKeyVaultBackend) -> None:
         key = backend.generate("key", P256)
         for status in (400, 401, 403, 404, 409, 418, 429, 500):

@@ -303,7 +303,7 @@ def _answered(error: HttpResponseError, status: int, action: Action, kind: Kind)
             retry_after=_retry_after(error),
         )
     if status == 409:
-        return HopelessError(
+        return ProviderPermissionError(
             f"a key of that name is being deleted or recovered{code}", next_step="try again in a minute"
         )
     kind_of_error = ProviderUnavailableError if status >= 500 else HopelessError
