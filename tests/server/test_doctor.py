@@ -38,6 +38,12 @@ def directory(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "gateway")
 
 
+@pytest.fixture
+def now() -> datetime:
+    """The time when the test runs: the run may have begun before the gateway's certificates were valid."""
+    return datetime.now(UTC)
+
+
 def change(directory: Path, old: str, new: str) -> None:
     path = directory / "sealkeeper.toml"
     text = path.read_text()
@@ -189,41 +195,45 @@ async def record_at(directory: Path, time: datetime) -> None:
     killed.rename(logs)
 
 
-async def test_a_clock_behind_the_newest_record_is_found_in_the_journal_of_a_killed_gateway(directory: Path) -> None:
-    await record_at(directory, NOW + timedelta(minutes=2))
+async def test_a_clock_behind_the_newest_record_is_found_in_the_journal_of_a_killed_gateway(
+    directory: Path, now: datetime
+) -> None:
+    await record_at(directory, now + timedelta(minutes=2))
     before = sorted((directory / "state" / "logs").rglob("*"))
-    found = await asyncio.to_thread(failures, directory, NOW)
+    found = await asyncio.to_thread(failures, directory, now)
     assert found == {"clock": "the machine's clock is 120 s behind the newest record of the audit log"}
-    assert await asyncio.to_thread(failures, directory, NOW + timedelta(seconds=115)) == {}
+    assert await asyncio.to_thread(failures, directory, now + timedelta(seconds=115)) == {}
     assert sorted((directory / "state" / "logs").rglob("*")) == before
 
 
 async def test_a_clock_behind_the_newest_record_is_found_in_the_tiles_of_a_gateway_that_has_ended(
-    directory: Path,
+    directory: Path, now: datetime
 ) -> None:
     logs = await open_logs(directory / "state" / "logs", signers())
-    records = [AuditRecord(NOW + timedelta(seconds=number), "Test/Method").encode() for number in range(300)]
+    records = [AuditRecord(now + timedelta(seconds=number), "Test/Method").encode() for number in range(300)]
     await logs.submit(Submission(audit=records))
     await logs.close()
-    found = await asyncio.to_thread(failures, directory, NOW)
+    found = await asyncio.to_thread(failures, directory, now)
     assert found == {"clock": "the machine's clock is 299 s behind the newest record of the audit log"}
 
 
-async def test_a_clock_behind_the_newest_record_is_found_beside_a_gateway_that_runs(directory: Path) -> None:
+async def test_a_clock_behind_the_newest_record_is_found_beside_a_gateway_that_runs(
+    directory: Path, now: datetime
+) -> None:
     logs = await open_logs(directory / "state" / "logs", signers())
     try:
-        await logs.submit(Submission(audit=[AuditRecord(NOW + timedelta(minutes=2), "Test/Method").encode()]))
+        await logs.submit(Submission(audit=[AuditRecord(now + timedelta(minutes=2), "Test/Method").encode()]))
         await logs.published("audit", 1)
-        found = await asyncio.to_thread(failures, directory, NOW)
+        found = await asyncio.to_thread(failures, directory, now)
     finally:
         await logs.close()
     assert found == {"clock": "the machine's clock is 120 s behind the newest record of the audit log"}
 
 
-async def test_logs_that_cannot_be_read_are_said_to_be_so(directory: Path) -> None:
-    await record_at(directory, NOW)
+async def test_logs_that_cannot_be_read_are_said_to_be_so(directory: Path, now: datetime) -> None:
+    await record_at(directory, now)
     (directory / "state" / "logs" / "state.json").write_text("{")
-    found = await asyncio.to_thread(failures, directory, NOW)
+    found = await asyncio.to_thread(failures, directory, now)
     assert "newest record of the audit log cannot be read" in found["clock"]
 
 
