@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
 
 from sealkeeper.hsm import Algorithm, Attestation, KeyEvidence, Origin, ProtectionLevel, ProviderInfo
 from sealkeeper.server.audit import AuditRecord
@@ -22,6 +22,7 @@ from sealkeeper.server.resources import KeyVersionName
 from tests.e2e.running import P256
 from tests.wrapping import private_key, spki
 
+ED25519 = "PKIX_ED25519"
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 LONG = Attestation("CAVIUM_V2_COMPRESSED", bytes(19 * 1024), (bytes(500), bytes(500)))
 SHORT = Attestation("CAVIUM_V2_COMPRESSED", bytes(500), (bytes(100),))
@@ -41,6 +42,41 @@ class Store:
 
     async def sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
         return [self._key.sign(one, ec.ECDSA(utils.Prehashed(hashes.SHA256()))) for one in payloads]
+
+
+class SmallStore:
+    """Signs messages, and none that is long."""
+
+    name = "small"
+    info = ProviderInfo(
+        "store", "of a test", ProtectionLevel.HSM, frozenset({ED25519}), "eu-central-1", max_message={ED25519: 4096}
+    )
+
+    def __init__(self) -> None:
+        self.key = ed25519.Ed25519PrivateKey.generate()
+
+    async def sign(self, handle: str, algorithm: Algorithm, payloads: Sequence[bytes]) -> list[bytes]:
+        assert all(len(one) <= 4096 for one in payloads)
+        return [self.key.sign(one) for one in payloads]
+
+
+async def test_it_is_no_longer_than_what_the_store_signs() -> None:
+    small: Any = SmallStore()
+    version = KeyVersion(
+        KeyVersionName("acme", "release", 1),
+        State.PUBLISHED,
+        ED25519,
+        "small",
+        ProtectionLevel.HSM,
+        "handle",
+        spki(small.key),
+        NOW,
+    )
+    evidence = KeyEvidence(ProtectionLevel.HSM, Origin.GENERATED, False, CLAIMS, LONG)
+    principal = Principal("acme", "spiffe://example/acme/custodian/x", Role.CUSTODIAN, None)
+    envelope = await hold(Ceremony(Event.CREATED, NOW, "example", principal, version, evidence, None), small)
+    said = json.loads(base64.b64decode(envelope["payload"]))
+    assert said["evidence"]["attestation"]["digest"].startswith("sha256:")
 
 
 @pytest.mark.parametrize("attestation", [LONG, SHORT, None])

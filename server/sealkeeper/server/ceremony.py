@@ -117,7 +117,7 @@ async def hold(ceremony: Ceremony, provider: ConfiguredProvider) -> dict[str, An
             next_step="let the store make keys that cannot be exported",
         )
     version = ceremony.version
-    payload = _payload(_statement(ceremony, provider.name, provider.info))
+    payload = _payload(_statement(ceremony, provider.name, provider.info), _room(provider.info, version.algorithm))
     encoded, algorithm = pae(PAYLOAD_TYPE, payload), ALGORITHMS[version.algorithm]
     signed = hashlib.new(algorithm.digest, encoded).digest() if algorithm.digest else encoded
     try:
@@ -136,14 +136,19 @@ async def hold(ceremony: Ceremony, provider: ConfiguredProvider) -> dict[str, An
     }
 
 
-def _payload(statement: dict[str, Any]) -> bytes:
-    """A statement in its canonical form, with as much of the store's words as a record has room for."""
+def _room(info: ProviderInfo, algorithm: str) -> int:
+    """Bytes that a statement may have: by the record that it becomes part of, and by what the store signs at once."""
+    return min(_MOST_STATEMENT, info.max_message.get(algorithm, _MOST_STATEMENT) - len(pae(PAYLOAD_TYPE, b"")) - 8)
+
+
+def _payload(statement: dict[str, Any], room: int) -> bytes:
+    """A statement in its canonical form, with as much of the store's words as there is room for."""
     payload, evidence = rfc8785.dumps(statement), statement["evidence"]
     for attestation in ((statement["import"] or {}).get("attestation"), evidence["attestation"]):
-        if attestation is not None and len(payload) > _MOST_STATEMENT:
+        if attestation is not None and len(payload) > room:
             attestation.update(content=None, certificates=None)
             payload = rfc8785.dumps(statement)
-    while len(payload) > _MOST_STATEMENT and evidence["claims"]:
+    while len(payload) > room and evidence["claims"]:
         evidence["claims"].popitem()
         payload = rfc8785.dumps(statement)
     return payload
