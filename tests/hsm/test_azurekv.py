@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -23,6 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from sealkeeper.hsm import (
     ALGORITHMS,
+    Algorithm,
     AlgorithmNotSupportedError,
     ImportExpiredError,
     ImportNotSupportedError,
@@ -509,6 +511,14 @@ def _life(backend: AzureKeyVaultBackend) -> None:
     backend.destroy(key.handle)
 
 
+async def sign_in_a_worker(uri: str, handle: str, algorithm: Algorithm) -> None:
+    provider = await open_provider(uri)
+    try:
+        await provider.sign(handle, algorithm, [bytes(32)])
+    finally:
+        await provider.close()
+
+
 class TestKeys:
     def test_a_key_may_sign_and_verify_and_has_its_label_as_a_tag(
         self, vault: Vault, backend: AzureKeyVaultBackend
@@ -536,7 +546,7 @@ class TestKeys:
         standard.change = changing("sign", lambda document: document | {"value": "A" * 342})
         try:
             with pytest.raises(SelfCheckError, match="does not verify"):
-                backend.sign(key.handle, PSS, [bytes(32)])
+                asyncio.run(sign_in_a_worker(standard.uri(more="&protection=SOFTWARE"), key.handle, PSS))
         finally:
             standard.change = lambda _, document: document
             backend.close()

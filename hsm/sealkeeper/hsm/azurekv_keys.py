@@ -14,7 +14,7 @@ from azure.keyvault.keys.crypto import SignatureAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
 
-from sealkeeper.hsm.algorithms import ALGORITHMS, Algorithm, load_public_key, signature_verifies
+from sealkeeper.hsm.algorithms import ALGORITHMS, Algorithm, load_public_key
 from sealkeeper.hsm.errors import AlgorithmNotSupportedError, SelfCheckError
 from sealkeeper.hsm.provider import Attestation
 
@@ -117,13 +117,6 @@ def signature_of(algorithm: Algorithm, raw: object) -> bytes:
         return raw
     half = size // 2
     return utils.encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
-
-
-def verifies(algorithm: Algorithm, public: dict[str, Any], payload: bytes, signature: bytes) -> bool:
-    """Tell whether a signature is one of a digest by the key with this public JSON Web Key."""
-    key = KeyVaultKey("https://none.vault.azure.net/keys/none/none", jwk=public)
-    spki, _ = public_key_of(key, algorithm, "")
-    return signature_verifies(algorithm, load_public_key(algorithm, spki), payload, signature)
 
 
 def transfer_blob(wrapping_key_id: str, wrapped: bytes) -> bytes:

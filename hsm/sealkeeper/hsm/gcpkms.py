@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import mldsa, rsa
 from google.cloud import kms_v1 as kms
 
-from sealkeeper.hsm.algorithms import ALGORITHMS, Algorithm, PublicKey, load_public_key, signature_verifies
+from sealkeeper.hsm.algorithms import ALGORITHMS, Algorithm, PublicKey, load_public_key
 from sealkeeper.hsm.backend import require_algorithm
 from sealkeeper.hsm.errors import (
     AlgorithmNotSupportedError,
@@ -118,12 +118,10 @@ class _Signer:
 
     Attributes:
         key: as callers know it.
-        public: its public key.
         tr: hash of the public key that ML-DSA puts before a message (FIPS 204 section 5.2); empty for others.
     """
 
     key: ProviderKey
-    public: PublicKey
     tr: bytes
 
     def request(self, name: str, payload: bytes) -> kms.AsymmetricSignRequest:
@@ -410,7 +408,7 @@ class GcpKmsBackend:
         if algorithm.family == "ml-dsa":
             raw = public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
             tr = shake_256(raw).digest(64)
-        signer = _Signer(ProviderKey(handle, algorithm, spki), public, tr)
+        signer = _Signer(ProviderKey(handle, algorithm, spki), tr)
         with self._lock:
             if len(self._signers) >= _CACHE_LIMIT:
                 self._signers.clear()
@@ -459,16 +457,8 @@ class GcpKmsBackend:
                 raise SelfCheckError("Google Cloud KMS signed with another key than it was asked to; it was withheld")
             arrived = answer.verified_data_crc32c if request.data else answer.verified_digest_crc32c
             if arrived and google_crc32c.value(answer.signature) == answer.signature_crc32c:
-                return self._checked(signer, payload, bytes(answer.signature))
+                return bytes(answer.signature)
         raise _corrupted()
-
-    def _checked(self, signer: _Signer, payload: bytes, signature: bytes) -> bytes:
-        # The worker checks what comes from hardware; software that runs elsewhere is no more to be trusted.
-        if self.info.protection_level is ProtectionLevel.SOFTWARE and not signature_verifies(
-            signer.key.algorithm, signer.public, payload, signature
-        ):
-            raise SelfCheckError("Google Cloud KMS made a signature that does not verify; it was withheld")
-        return signature
 
     def _refused(self, name: str) -> None:
         """Say by the version's state why Google would not use it; nothing where it is enabled."""
