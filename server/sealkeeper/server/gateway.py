@@ -174,7 +174,7 @@ class Gateway:
             SigningService(signing, keys, ledger, trust, self._clock),
             KeyChanges(ledger, logs, self._clock),
         )
-        key_imports = KeyImportService(imports, changes, ledger, self._clock)
+        key_imports = KeyImportService(imports, changes, self._clock)
         providers = ProviderService(self._providers, residency, self._clock)
         names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         for register in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from google.protobuf.message import Message
@@ -16,6 +16,7 @@ from sealkeeper.server.key import Key
 from sealkeeper.server.log import Sequencer, Submission
 from sealkeeper.server.new_version import Audit
 
+T = TypeVar("T")
 Change: TypeAlias = Callable[[Audit, RequestRow[Key] | None], Awaitable[Key]]
 
 
@@ -62,7 +63,23 @@ class KeyChanges:
         return CallAudit(current_call(), self._logs, self._clock)
 
     async def once(self, request: Message, request_id: str, change: Change) -> Key:
-        """Change a key, or give the answer of the same request before.
+        """Change a key, or give the answer of the same request before; as ``once_for``."""
+        return await self.once_for(request, request_id, change, _replay)
+
+    async def once_for(
+        self,
+        request: Message,
+        request_id: str,
+        change: Callable[[Audit, RequestRow[Any] | None], Awaitable[T]],
+        replay: Callable[[bytes], Awaitable[T]],
+    ) -> T:
+        """Change something, or give the answer of the same request before.
+
+        Args:
+            request: the caller's.
+            request_id: the caller's; may be empty.
+            change: stores the row that it is given together with what it changes.
+            replay: makes the answer again from what the row kept.
 
         Raises:
             AlreadyExistsError: the request id was used for other content.
@@ -72,15 +89,10 @@ class KeyChanges:
         call.use_request_id(request_id)
         if not call.request_id:
             return await change(audit, None)
-        known = self.known(request)
+        known = RequestId.of(call.caller, call.method, call.request_id, _without_id(request))
         return await self._ledger.once(
-            known, lambda: change(audit, self._ledger.row(known, msgspec.msgpack.encode)), _replay, None
+            known, lambda: change(audit, self._ledger.row(known, msgspec.msgpack.encode)), replay, None
         )
-
-    def known(self, request: Message) -> RequestId:
-        """The request as the ledger knows it; its id is taken out of it."""
-        call = current_call()
-        return RequestId.of(call.caller, call.method, call.request_id, _without_id(request))
 
 
 async def _replay(answer: bytes) -> Key:

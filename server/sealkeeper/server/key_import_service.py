@@ -12,7 +12,6 @@ from sealkeeper.server.authorization import Action
 from sealkeeper.server.calls import current_call
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import InvalidRequestError
-from sealkeeper.server.idempotency import RequestLedger
 from sealkeeper.server.key_changes import KeyChanges
 from sealkeeper.server.key_import import ImportState, KeyImport
 from sealkeeper.server.key_imports import MAX_WRAPPED, ImportOrder, KeyImports, WrappedKey
@@ -50,14 +49,12 @@ class KeyImportService(key_import_pb2_grpc.KeyImportServiceServicer):
     Args:
         imports: all imports.
         changes: has keys changed.
-        ledger: knows which requests were answered.
         clock: the time.
     """
 
-    def __init__(self, imports: KeyImports, changes: KeyChanges, ledger: RequestLedger, clock: SteadyClock) -> None:
+    def __init__(self, imports: KeyImports, changes: KeyChanges, clock: SteadyClock) -> None:
         self._imports = imports
         self._changes = changes
-        self._ledger = ledger
         self._clock = clock
 
     async def BeginKeyImport(  # noqa: N802
@@ -66,16 +63,11 @@ class KeyImportService(key_import_pb2_grpc.KeyImportServiceServicer):
         """Have a store offer a wrapping key."""
         parent = parse_tenant_name(request.parent, "parent")
         name = KeyName(parent.tenant, parse_id(request.key_id, "key_id"))
-        call = current_call()
-        call.authorize(Action.IMPORT_KEY, name)
+        current_call().authorize(Action.IMPORT_KEY, name)
         order = _order(request, name)
-        call.use_request_id(request.request_id)
-        if not call.request_id:
-            begun = await self._imports.begin(order, self._changes.audit())
-        else:
-            known, audit = self._changes.known(request), self._changes.audit()
-            row = self._ledger.row(known, msgspec.msgpack.encode)
-            begun = await self._ledger.once(known, lambda: self._imports.begin(order, audit, row), self._replay, None)
+        begun = await self._changes.once_for(
+            request, request.request_id, lambda audit, row: self._imports.begin(order, audit, row), self._replay
+        )
         return key_import_pb2.BeginKeyImportResponse(key_import=_message(begun, self._clock.at_least_latest()))
 
     async def FinishKeyImport(  # noqa: N802
@@ -89,8 +81,9 @@ class KeyImportService(key_import_pb2_grpc.KeyImportServiceServicer):
             request, request.request_id, lambda audit, row: self._imports.finish(name, wrapped, audit, row)
         )
         now = self._clock.at_least_latest()
-        version = next(one for one in key.versions if one.public_key == wrapped.public_key)
-        return key_import_pb2.FinishKeyImportResponse(key=key_message(key, now), version=version_message(version, now))
+        return key_import_pb2.FinishKeyImportResponse(
+            key=key_message(key, now), version=version_message(key.versions[-1], now)
+        )
 
     async def CancelKeyImport(  # noqa: N802
         self, request: key_import_pb2.CancelKeyImportRequest, context: Any

@@ -12,11 +12,11 @@ import logging
 import secrets
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -50,6 +50,7 @@ from sealkeeper.server.keys import Keys
 from sealkeeper.server.new_version import Audit, Making, VersionMaker, version_label
 from sealkeeper.server.resources import KeyImportName, KeyName
 from sealkeeper.server.store.import_table import ImportTable
+from sealkeeper.server.under_way import UnderWay
 
 MAX_WRAPPED = 16 * 1024
 MAX_OPEN = 100
@@ -59,7 +60,6 @@ MAX_KEPT = 1000
 LIFETIME = timedelta(hours=24)
 KEPT = timedelta(days=30)
 _MAX_STATE = 16 * 1024
-T = TypeVar("T")
 _log = logging.getLogger("sealkeeper.keys")
 
 
@@ -162,7 +162,7 @@ class KeyImports:
         for one in self._imports.values():
             self._open[one.name.tenant] += one.state is ImportState.OPEN
         self._locks: dict[KeyImportName, asyncio.Lock] = {}
-        self._changes: set[asyncio.Task[Any]] = set()
+        self._changes = UnderWay()
 
     def get(self, name: KeyImportName) -> KeyImport:
         """Look an import up.
@@ -183,7 +183,7 @@ class KeyImports:
 
     async def close(self) -> None:
         """Wait for the changes under way."""
-        await asyncio.gather(*self._changes, return_exceptions=True)
+        await self._changes.close()
 
     async def begin(self, order: ImportOrder, audit: Audit, row: RequestRow[KeyImportName] | None = None) -> KeyImport:
         """Have the store offer a wrapping key.
@@ -193,7 +193,7 @@ class KeyImports:
             FailedPreconditionError: the key has another algorithm, or too many imports are OPEN.
             ProviderError: the store does not take keys, or does not answer.
         """
-        return await self._to_the_end(self._begin(order, audit, row))
+        return await self._changes.to_the_end(self._begin(order, audit, row))
 
     async def _begin(self, order: ImportOrder, audit: Audit, row: RequestRow[KeyImportName] | None) -> KeyImport:
         tenant = order.key.tenant
@@ -318,7 +318,7 @@ class KeyImports:
                 except PublicKeyMismatchError:
                     await self._closed(begun, ImportState.FAILED)
                     raise
-                version = next(one for one in made.versions if one.public_key == key.public_key)
+                version = made.versions[-1]
                 try:
                     await self._closed(begun, ImportState.FINISHED, str(version.name))
                 except SealkeeperError as error:
@@ -326,7 +326,7 @@ class KeyImports:
                     _log.error("%s is finished, and could not be closed: %s", name, error)
                 return made
 
-        return await self._to_the_end(change())
+        return await self._changes.to_the_end(change())
 
     def _lock(self, name: KeyImportName) -> asyncio.Lock:
         """Of one import; of names that there are not none is kept."""
@@ -378,7 +378,7 @@ class KeyImports:
                     return begun
                 return await self._closed(begun, ImportState.CANCELLED)
 
-        return await self._to_the_end(change())
+        return await self._changes.to_the_end(change())
 
     async def tidy(self, audit: Callable[[KeyImport], Awaitable[None]]) -> None:
         """Close imports that are too old, remove what closed ones left in their stores, and forget the oldest."""
@@ -418,18 +418,6 @@ class KeyImports:
             _log.error("%s: its wrapping key is still in provider %s: %s", begun.name, begun.provider, error)
             return False
         return True
-
-    async def _to_the_end(self, change: Coroutine[Any, Any, T]) -> T:
-        """Make a change to its end even where its caller hangs up."""
-        task = asyncio.create_task(change)
-        self._changes.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._changes.discard(task)
-        if not task.cancelled():
-            task.exception()
 
 
 def _require_algorithm(key: Key | None, algorithm: str) -> None:

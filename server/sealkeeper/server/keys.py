@@ -35,6 +35,7 @@ from sealkeeper.server.new_version import Audit, MadeVersion, Making, VersionMak
 from sealkeeper.server.resources import KeyName, KeyVersionName
 from sealkeeper.server.settings import KeySettings
 from sealkeeper.server.store.key_table import KeyTable
+from sealkeeper.server.under_way import UnderWay
 
 MAX_VERSIONS = 1000
 MAX_DESTROY_DELAY = timedelta(days=120)
@@ -80,7 +81,7 @@ class Keys:
         self._locks: dict[KeyName, asyncio.Lock] = {}
         # Keys whose change has its time and is not seen yet.
         self._held: dict[KeyName, asyncio.Future[None]] = {}
-        self._changes: set[asyncio.Task[Key]] = set()
+        self._changes = UnderWay()
         # Versions whose destruction is recorded and not done: it is tried again and again.
         self._announced: set[KeyVersion] = set()
         self._revisions: Counter[str] = Counter()
@@ -159,7 +160,7 @@ class Keys:
 
     async def close(self) -> None:
         """Wait for the changes under way."""
-        await asyncio.gather(*self._changes, return_exceptions=True)
+        await self._changes.close()
 
     def signing_version(self, name: KeyName | KeyVersionName, now: datetime) -> KeyVersion:
         """The version that signs.
@@ -450,16 +451,7 @@ class Keys:
             async with self._locks.setdefault(name, asyncio.Lock()):
                 return await change()
 
-        task = asyncio.create_task(in_turn())
-        self._changes.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
-
-    def _ended(self, task: asyncio.Task[Key]) -> None:
-        self._changes.discard(task)
-        # Whoever waited has seen the error; where nobody waits any more, it is in the audit log.
-        if not task.cancelled():
-            task.exception()
+        return await self._changes.to_the_end(in_turn())
 
     @contextmanager
     def _hold(self, name: KeyName) -> Iterator[None]:

@@ -661,8 +661,5 @@ async def _entries(reader: LogReader, first: int, count: int) -> list[bytes]:
 
 
 async def _inclusion(reader: LogReader, index: int) -> Inclusion:
-    proof = await reader.inclusion_proof(index, reader.tree_size)
-    # Taken in one go: the checkpoint is that of the proof's tree, or it is asked again.
-    while proof.tree_size != reader.tree_size:
-        proof = await reader.inclusion_proof(index, reader.tree_size)
-    return Inclusion(index, proof.tree_size, proof.root_hash, proof.hashes, reader.checkpoint)
+    proof, checkpoint = await reader.newest_inclusion_proof(index)
+    return Inclusion(index, proof.tree_size, proof.root_hash, proof.hashes, checkpoint)

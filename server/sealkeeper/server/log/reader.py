@@ -99,6 +99,19 @@ class LogReader:
         bundle = await asyncio.to_thread(log.tiles.read_entries, number)
         return bundle[first : first + stop - start]
 
+    async def newest_inclusion_proof(self, index: int) -> tuple[InclusionProof, str]:
+        """Prove that an entry is in the newest tree; the proof and that tree's checkpoint.
+
+        Raises:
+            IndexOutOfRangeError: there is no such entry.
+            LogCorruptError: a tile is missing.
+        """
+        proof = await self.inclusion_proof(index, self.tree_size)
+        # Taken in one go: the checkpoint is that of the proof's tree, or it is asked again.
+        while proof.tree_size != self.tree_size:
+            proof = await self.inclusion_proof(index, self.tree_size)
+        return proof, self.checkpoint
+
     async def proven_entry(self, index: int) -> tuple[bytes, InclusionProof, str]:
         """An entry, the proof that it is in the newest tree, and that tree's checkpoint.
 
@@ -107,11 +120,7 @@ class LogReader:
             LogCorruptError: a tile is missing.
         """
         async for _, bodies in self.entries(index, 1):
-            proof = await self.inclusion_proof(index, self.tree_size)
-            # Taken in one go: the checkpoint is that of the proof's tree, or it is asked again.
-            while proof.tree_size != self.tree_size:
-                proof = await self.inclusion_proof(index, self.tree_size)
-            return bodies[0], proof, self.checkpoint
+            return bodies[0], *await self.newest_inclusion_proof(index)
         raise IndexOutOfRangeError(f"there is no entry {index} in a log of {self.tree_size} entries")
 
     def _require(self, size: int) -> None:
