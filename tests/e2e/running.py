@@ -20,6 +20,7 @@ from sealkeeper.server.identity import Role, spiffe_id
 from sealkeeper.server.initialise import Plan, initialise
 from sealkeeper.server.local_ca import LocalCa
 from sealkeeper.verify import TrustRoot
+from tests.policies import one_is_enough, with_first_policy
 
 TENANT = "acme"
 DOMAIN = "sealkeeper.example"
@@ -39,10 +40,15 @@ class Running:
     addresses: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, directory: Path, provider_uri: str | None = None, **environment: str) -> Running:
+    def make(
+        cls, directory: Path, provider_uri: str | None = None, *, policy: str | None = None, **environment: str
+    ) -> Running:
+        """Make a gateway's folder, by default with a policy that asks for no approvals."""
         plan = Plan(directory, DOMAIN, TENANT, provider_uri, environment, ANY_PORT, ANY_PORT, ANY_PORT)
         asyncio.run(initialise(plan))
-        return cls(directory)
+        made = cls(directory)
+        made.change_settings(with_first_policy(directory, TENANT, policy or one_is_enough()))
+        return made
 
     @property
     def settings(self) -> Path:

@@ -141,7 +141,7 @@ def test_the_ceremony_of_an_import_is_printed_kept_and_verified_offline(
     digits = sha256(base64.b64decode(json.loads(Path("wrapped.json").read_bytes())["wrappedKey"]))
     assert " ".join(digits.hexdigest()[at : at + 4] for at in range(0, 32, 4)) in page
     assert import_name() in page
-    assert "spiffe://sealkeeper.example/tenants/acme/roles/custodian/local" in page
+    assert "spiffe://sealkeeper.example/tenants/acme/roles/custodian/custodian" in page
     assert max(map(len, page.splitlines())) <= 100
     assert run_here("keys", "ceremony", "--verify", "record.json", *keys) == 0
     assert capfd.readouterr().out == page

@@ -162,7 +162,8 @@ def test_every_call_is_in_the_audit_log_refusals_too(gateway: Running, key: str)
     found = [one for one in records(gateway) if one["role"] == "custodian"][-3:]
     assert [(one["method"], one["outcome"]) for one in found] == wanted
     assert [one["resource"] for one in found] == [key, key, ""]
-    assert found[1]["policy"] == "role-custodian"
+    assert (found[1]["policy"], found[1]["policyVersion"], found[1]["action"]) == ("no-policy", "1", "Sign")
+    assert found[1]["caller"] == {"issuer": "sealkeeper.example", "method": "certificate", "person": "custodian"}
     assert all(str(one["subject"]).startswith("spiffe://sealkeeper.example/tenants/acme/") for one in found)
 
 

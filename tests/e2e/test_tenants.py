@@ -15,20 +15,32 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
 from sealkeeper.client import message_content
 from sealkeeper.client.connection import OPTIONS
 from sealkeeper.client.operations import crc32c
+from sealkeeper.server.policy_engine import default_policy
 from sealkeeper.v1 import (
+    approval_pb2,
+    approval_pb2_grpc,
+    grant_pb2,
+    grant_pb2_grpc,
+    identity_pb2,
+    identity_pb2_grpc,
     key_import_pb2,
     key_import_pb2_grpc,
     key_pb2,
     key_pb2_grpc,
     log_pb2,
     log_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
     provider_pb2,
     provider_pb2_grpc,
+    quota_pb2,
+    quota_pb2_grpc,
     resources_pb2,
     signing_pb2,
     signing_pb2_grpc,
@@ -38,10 +50,12 @@ from sealkeeper.v1 import (
 from tests.e2e.running import DOMAIN, TENANT, Running
 
 OTHER, NOBODYS = "beta", "none"
+HOUR = Duration(seconds=3600)
 TENANTS = (TENANT, OTHER)
 ROLES = ("admin", "custodian", "ci", "verifier")
 P256 = resources_pb2.PublicKeyDetails.PUBLIC_KEY_DETAILS_PKIX_ECDSA_P256_SHA_256
 KWP = resources_pb2.WRAP_METHOD_RSA_OAEP_SHA256_AES_256_KWP
+COMPROMISED = resources_pb2.KeyVersionState.KEY_VERSION_STATE_COMPROMISED
 DISABLED = resources_pb2.KeyVersionState.KEY_VERSION_STATE_DISABLED
 _numbers = count()
 
@@ -118,6 +132,9 @@ class World:
             one.close()
 
 
+STREAMS = ("ListEntries", "SimulatePolicy", "WatchProposals")
+
+
 def ask(channel: grpc.Channel, request: Any) -> Outcome:
     """Call the method that takes this request."""
     method = type(request).__name__.removesuffix("Request")
@@ -128,11 +145,16 @@ def ask(channel: grpc.Channel, request: Any) -> Outcome:
         signing_pb2_grpc.SigningServiceStub,
         log_pb2_grpc.LogServiceStub,
         trust_pb2_grpc.TrustServiceStub,
+        identity_pb2_grpc.IdentityServiceStub,
+        policy_pb2_grpc.PolicyServiceStub,
+        grant_pb2_grpc.GrantServiceStub,
+        approval_pb2_grpc.ApprovalServiceStub,
+        quota_pb2_grpc.QuotaServiceStub,
     )
     call = next(found for stub in stubs if (found := getattr(stub(channel), method, None)) is not None)
     try:
         answer = call(request, timeout=30)
-        return Outcome("OK", responses=tuple(answer) if method == "ListEntries" else (answer,))
+        return Outcome("OK", responses=tuple(answer) if method in STREAMS else (answer,))
     except grpc.RpcError as raised:
         return _refusal(raised)
 
@@ -148,7 +170,7 @@ def _refusal(error: Any) -> Outcome:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    gateway = Running.make(tmp_path_factory.mktemp("tenants") / "gateway")
+    gateway = Running.make(tmp_path_factory.mktemp("tenants") / "gateway", policy=default_policy())
     gateway.change_settings(lambda text: text.replace(f'tenants = ["{TENANT}"]', f'tenants = ["{TENANT}", "{OTHER}"]'))
     (folder := tmp_path_factory.mktemp("second")).joinpath("seal").write_text("5a" * 32)
     (folder / "seal").chmod(0o600)
@@ -164,6 +186,11 @@ CONTENT = message_content(b"the artifact")
 LOG, AUDIT = "logs/transparency", "logs/audit"
 ALL, KEY_READERS = frozenset(ROLES), frozenset({"admin", "custodian", "ci"})
 CUSTODIAN, CI, ADMIN = frozenset({"custodian"}), frozenset({"ci"}), frozenset({"admin"})
+PEOPLE = CUSTODIAN | ADMIN
+POLICY = default_policy()
+QUESTION = policy_pb2.AccessRequest(
+    principal=policy_pb2.AccessPrincipal(subject="spiffe://x/ci", role="ci"), action="ListKeys"
+)
 
 # A request about a key, or about something beside it, and the roles of the key's tenant that may make it.
 OF_TENANTS: dict[str, tuple[Callable[[str], Any], frozenset[str]]] = {
@@ -221,6 +248,69 @@ OF_TENANTS: dict[str, tuple[Callable[[str], Any], frozenset[str]]] = {
         lambda key: key_pb2.SetKeyVersionStateRequest(name=f"{key}/versions/1", state=DISABLED),
         CUSTODIAN,
     ),
+    "SetKeyVersionState to COMPROMISED": (
+        lambda key: key_pb2.SetKeyVersionStateRequest(name=f"{key}/versions/1", state=COMPROMISED),
+        CUSTODIAN,
+    ),
+    "WhoAmI": (lambda key: identity_pb2.WhoAmIRequest(key=key), ALL),
+    "GetPolicy": (lambda key: policy_pb2.GetPolicyRequest(parent=_tenant(key)), PEOPLE),
+    "ListPolicyVersions": (lambda key: policy_pb2.ListPolicyVersionsRequest(parent=_tenant(key)), PEOPLE),
+    "UpdatePolicy": (
+        lambda key: policy_pb2.UpdatePolicyRequest(parent=_tenant(key), text=POLICY, base=1, reason="to try it"),
+        ADMIN,
+    ),
+    "TestPolicy": (
+        lambda key: policy_pb2.TestPolicyRequest(
+            parent=_tenant(key), cases=[policy_pb2.PolicyCase(name="a case", request=_question(key))]
+        ),
+        PEOPLE,
+    ),
+    "ExplainDecision": (
+        lambda key: policy_pb2.ExplainDecisionRequest(parent=_tenant(key), request=_question(key)),
+        PEOPLE,
+    ),
+    "SimulatePolicy": (
+        lambda key: policy_pb2.SimulatePolicyRequest(parent=_tenant(key), text=POLICY, records=1),
+        ADMIN,
+    ),
+    "CreateGrant": (
+        lambda key: grant_pb2.CreateGrantRequest(
+            parent=_tenant(key), key=key, subject="spiffe://x/ci", lifetime=HOUR, reason="to try it"
+        ),
+        CUSTODIAN,
+    ),
+    "BreakGlass": (
+        lambda key: grant_pb2.BreakGlassRequest(
+            resource=key, actions=["Sign"], lifetime=HOUR, reason="to see what comes of it"
+        ),
+        PEOPLE,
+    ),
+    "BreakGlass of a tenant": (
+        lambda key: grant_pb2.BreakGlassRequest(
+            resource=_tenant(key), actions=["Sign"], lifetime=HOUR, reason="to see what comes of it"
+        ),
+        PEOPLE,
+    ),
+    "RevokeGrant": (lambda key: grant_pb2.RevokeGrantRequest(name=_grant(key)), PEOPLE),
+    "GetGrant": (lambda key: grant_pb2.GetGrantRequest(name=_grant(key)), PEOPLE),
+    "ListGrants": (lambda key: grant_pb2.ListGrantsRequest(parent=_tenant(key)), PEOPLE),
+    "GetProposal": (lambda key: approval_pb2.GetProposalRequest(name=_proposal(key)), PEOPLE),
+    "ListProposals": (lambda key: approval_pb2.ListProposalsRequest(parent=_tenant(key)), PEOPLE),
+    "DecideProposal": (
+        lambda key: approval_pb2.DecideProposalRequest(name=_proposal(key), statement=b"{}"),
+        PEOPLE,
+    ),
+    "WithdrawProposal": (lambda key: approval_pb2.WithdrawProposalRequest(name=_proposal(key)), PEOPLE),
+    "WatchProposals": (lambda key: approval_pb2.WatchProposalsRequest(name=_proposal(key)), PEOPLE),
+    "GetQuota": (lambda key: quota_pb2.GetQuotaRequest(parent=_tenant(key)), PEOPLE),
+    "UpdateQuota": (
+        lambda key: quota_pb2.UpdateQuotaRequest(parent=_tenant(key), limits=quota_pb2.Limits(keys=900)),
+        PEOPLE,
+    ),
+    "UpdateQuota to raise it": (
+        lambda key: quota_pb2.UpdateQuotaRequest(parent=_tenant(key), limits=quota_pb2.Limits(keys=901)),
+        ADMIN,
+    ),
 }
 # A request about a log, which is of no tenant, and the roles that may make it.
 OF_LOGS: dict[str, tuple[Callable[[], Any], frozenset[str]]] = {
@@ -234,8 +324,18 @@ OF_LOGS: dict[str, tuple[Callable[[], Any], frozenset[str]]] = {
     }.items()
 }
 DENIED = ("PERMISSION_DENIED", "PERMISSION_DENIED")
-# Of what there is not, since no row makes an import, those hear who may ask for it.
-ANSWERS = dict.fromkeys(("FinishKeyImport", "CancelKeyImport", "GetKeyImport"), ("NOT_FOUND", "IMPORT_NOT_FOUND"))
+# Of what there is not, since no row makes an import, a grant or a proposal, those hear who may ask for it; and what
+# takes two people is proposed.
+PROPOSED = ("FAILED_PRECONDITION", "APPROVAL_REQUIRED")
+ANSWERS = {
+    **dict.fromkeys(("FinishKeyImport", "CancelKeyImport", "GetKeyImport"), ("NOT_FOUND", "IMPORT_NOT_FOUND")),
+    **dict.fromkeys(("RevokeGrant", "GetGrant"), ("NOT_FOUND", "GRANT_NOT_FOUND")),
+    **dict.fromkeys(
+        ("GetProposal", "DecideProposal", "WithdrawProposal", "WatchProposals"), ("NOT_FOUND", "PROPOSAL_NOT_FOUND")
+    ),
+    **dict.fromkeys(("CreateGrant", "BreakGlass", "BreakGlass of a tenant", "UpdatePolicy"), PROPOSED),
+    **dict.fromkeys(("SetKeyVersionState to COMPROMISED", "UpdateQuota to raise it"), PROPOSED),
+}
 
 
 def _tenant(key: str) -> str:
@@ -246,10 +346,34 @@ def _import(key: str) -> str:
     return key.replace("/keys/", "/keyImports/")
 
 
+def _grant(key: str) -> str:
+    return key.replace("/keys/", "/grants/")
+
+
+def _proposal(key: str) -> str:
+    return key.replace("/keys/", "/proposals/")
+
+
+def _question(key: str) -> policy_pb2.AccessRequest:
+    made = policy_pb2.AccessRequest()
+    made.CopyFrom(QUESTION)
+    made.resource = _tenant(key)
+    return made
+
+
+def _unnamed(outcome: Outcome, key: str) -> Outcome:
+    for name in (key, _import(key), _grant(key), _proposal(key), _tenant(key)):
+        outcome = outcome.naming(name)
+    return outcome
+
+
 def test_the_tables_have_every_method() -> None:
     methods = {
         method.name
-        for module in (key_pb2, key_import_pb2, provider_pb2, signing_pb2, log_pb2, trust_pb2)
+        for module in (
+            *(key_pb2, key_import_pb2, provider_pb2, signing_pb2, log_pb2, trust_pb2),
+            *(identity_pb2, policy_pb2, grant_pb2, approval_pb2, quota_pb2),
+        )
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
@@ -285,10 +409,7 @@ def test_what_another_tenant_has_cannot_be_told_from_what_it_has_not(world: Worl
     there = world.new_key(OTHER)
     missing, nobodys = there.replace("key-", "nil-"), there.replace(OTHER, NOBODYS)
     for role in ROLES:
-        seen = [
-            world.ask(TENANT, role, make(key)).naming(key).naming(_import(key)).naming(_tenant(key))
-            for key in (there, missing, nobodys)
-        ]
+        seen = [_unnamed(world.ask(TENANT, role, make(key)), key) for key in (there, missing, nobodys)]
         assert seen[0] == seen[1] == seen[2]
         assert (seen[0].code, seen[0].reason) == DENIED
 
@@ -377,22 +498,26 @@ def test_audit_records_of_another_tenant_come_as_hashes_that_still_make_the_tree
 
 
 STRANGERS = {
-    "a tenant that is not served": (f"spiffe://{DOMAIN}/tenants/{NOBODYS}/roles/admin/x",),
-    "a role that there is not": (f"spiffe://{DOMAIN}/tenants/{TENANT}/roles/root/x",),
-    "another gateway": (f"spiffe://other.example/tenants/{TENANT}/roles/admin/x",),
-    "a longer name": (f"spiffe://{DOMAIN}/tenants/{TENANT}/roles/admin/x/y",),
-    "no SPIFFE name": (f"https://{DOMAIN}/tenants/{TENANT}/roles/admin/x",),
-    "two tenants": tuple(f"spiffe://{DOMAIN}/tenants/{tenant}/roles/admin/x" for tenant in TENANTS),
+    "a tenant that is not served": ("TENANT_UNKNOWN", f"spiffe://{DOMAIN}/tenants/{NOBODYS}/roles/admin/x"),
+    "a role that there is not": ("PRINCIPAL_UNKNOWN", f"spiffe://{DOMAIN}/tenants/{TENANT}/roles/root/x"),
+    "another gateway": ("CERTIFICATE_DOMAIN_UNKNOWN", f"spiffe://other.example/tenants/{TENANT}/roles/admin/x"),
+    "a longer name": ("PRINCIPAL_UNKNOWN", f"spiffe://{DOMAIN}/tenants/{TENANT}/roles/admin/x/y"),
+    "no SPIFFE name": ("CERTIFICATE_NAME_INVALID", f"https://{DOMAIN}/tenants/{TENANT}/roles/admin/x"),
+    "two tenants": (
+        "CERTIFICATE_NAME_INVALID",
+        *(f"spiffe://{DOMAIN}/tenants/{tenant}/roles/admin/x" for tenant in TENANTS),
+    ),
 }
 
 
 @pytest.mark.parametrize("who", STRANGERS)
 def test_who_is_not_a_principal_of_this_gateway_gets_nothing(world: World, who: str) -> None:
-    channel, key = world.named(*STRANGERS[who]), world.new_key(TENANT)
+    reason, *names = STRANGERS[who]
+    channel, key = world.named(*names), world.new_key(TENANT)
     requests = [make(key) for make, _ in OF_TENANTS.values()] + [make() for make, _ in OF_LOGS.values()]
     for request in requests:
         outcome = ask(channel, request)
-        assert (outcome.code, outcome.reason) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+        assert (outcome.code, outcome.reason) == ("UNAUTHENTICATED", reason)
 
 
 def test_who_has_no_certificate_of_the_local_ca_makes_no_call(world: World) -> None:

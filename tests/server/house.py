@@ -17,6 +17,7 @@ from sealkeeper.server.initialise import Plan, initialise
 from sealkeeper.server.settings import load_settings
 from sealkeeper.verify import TrustRoot
 from tests.e2e.running import ANY_PORT, DOMAIN, NO_RETRY, P256, PARENT, TENANT
+from tests.policies import one_is_enough, write_first_policy
 
 T = TypeVar("T")
 KEY = f"{PARENT}/keys/release"
@@ -31,9 +32,12 @@ class House:
         self._callers = ThreadPoolExecutor(32)
 
     @classmethod
-    async def make(cls, directory: Path) -> House:
+    async def make(cls, directory: Path, policy: str | None = None) -> House:
+        """Make a gateway's folder, by default with a policy that asks for no approvals."""
         await initialise(Plan(directory, DOMAIN, TENANT, None, {}, ANY_PORT, ANY_PORT, ANY_PORT))
-        return cls(directory)
+        made = cls(directory)
+        made.settings(write_first_policy(directory, TENANT, policy or one_is_enough()))
+        return made
 
     def add_provider(self, name: str, region: str = "") -> None:
         """Another folder of sealed key files, as a provider."""

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from sealkeeper.server.authorization import RoleAuthorizer
+from sealkeeper.server.authorization import UnrestrictedAuthorizer
 from sealkeeper.server.calls import CallInterceptor
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import NotFoundError
@@ -25,6 +25,16 @@ from tests.log.signer import Signer, signers
 
 CI = Principal("acme", "spiffe://x/ci", Role.CI)
 METHOD = "/sealkeeper.v1.KeyService/GetKey"
+
+
+class Unlimited:
+    """Quotas of which there is always enough."""
+
+    def admit_call(self, principal: Principal) -> None:
+        pass
+
+    def admit_signatures(self, principal: Principal, count: int) -> None:
+        pass
 
 
 class Gate(Signer):
@@ -83,7 +93,13 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     logs = await open_logs(tmp_path, {**signers(), AUDIT: gate})
     telemetry = Telemetry(TelemetrySettings(metrics_listen=None), "x")
     interceptor = CallInterceptor(
-        InsecureLoopbackAuthenticator(CI), RoleAuthorizer(), frozenset({"acme"}), logs, SteadyClock(), telemetry
+        InsecureLoopbackAuthenticator(CI),
+        UnrestrictedAuthorizer(),
+        frozenset({"acme"}),
+        logs,
+        SteadyClock(),
+        telemetry,
+        Unlimited(),
     )
     made = House(interceptor, logs, gate)
     handler = grpc.unary_unary_rpc_method_handler(

@@ -12,12 +12,14 @@ import typer
 from cryptography import x509
 
 from sealkeeper.client import Connection
+from sealkeeper.server.certificate_identity import CertificateAuthenticator
 from sealkeeper.server.errors import ConfigurationError
-from sealkeeper.server.identity import CertificateAuthenticator, Role
+from sealkeeper.server.identity import Role
 from sealkeeper.server.issuing import Caller, issue_caller, renew_server
 from sealkeeper.server.local_ca import LocalCa
 from sealkeeper.server.settings import SETTINGS_FILE, load_settings
 from sealkeeper.server.tls import read_tls_files
+from tests.server.svids import Bundles, NamedPeople, caller_with
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 YEAR = timedelta(days=365)
@@ -61,11 +63,13 @@ def test_a_caller_gets_a_folder_that_can_be_carried_to_it(directory: Path, tmp_p
     connection.credentials()
 
 
-def test_the_gateway_knows_the_caller_by_its_certificate(directory: Path) -> None:
+async def test_the_gateway_knows_the_caller_by_its_certificate(directory: Path) -> None:
     folder = issue_caller(directory, BUILD, timedelta(days=30), None, NOW).parent
     assert folder == directory / "clients" / "acme-ci-build-7"
     pem = (folder / "cert.pem").read_bytes()
-    principal = CertificateAuthenticator("sealkeeper.example").authenticate({"x509_pem_cert": [pem]}, {}, NOW)
+    bundles = Bundles.of({"sealkeeper.example": [certificate(directory / "tls/ca.pem")]})
+    authenticator = CertificateAuthenticator("sealkeeper.example", bundles, {}, NamedPeople())
+    principal = await authenticator.authenticate(caller_with(pem), NOW)
     assert (principal.tenant, principal.role, principal.subject.rpartition("/")[2]) == ("acme", Role.CI, "build-7")
     assert principal.not_after == NOW + timedelta(days=30)
     certificate(folder / "cert.pem").verify_directly_issued_by(certificate(directory / "tls/ca.pem"))

@@ -29,9 +29,10 @@ from sealkeeper.server.identity import Principal, Role
 from sealkeeper.server.key import TRANSITIONS, Key, State
 from sealkeeper.server.keys import Keys, StateChange
 from sealkeeper.server.new_version import VersionMaker
+from sealkeeper.server.provider_access import ProviderAccess
 from sealkeeper.server.residency import Residency
 from sealkeeper.server.resources import KeyName
-from sealkeeper.server.settings import KeySettings, TelemetrySettings
+from sealkeeper.server.settings import KeySettings, ProviderSettings, TelemetrySettings
 from sealkeeper.server.store.database import Database, open_database
 from sealkeeper.server.store.key_table import KeyTable
 from sealkeeper.server.telemetry import Telemetry
@@ -97,7 +98,8 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     settings = KeySettings(default_provider="main", minimum_destroy_delay=HOUR)
     telemetry = Telemetry(TelemetrySettings(metrics_listen=None), "tests")
     providers = {"main": ConfiguredProvider(provider, "main", telemetry)}
-    maker = VersionMaker(providers, KeyTable(database), Residency({}), "tests", clock.now)
+    access = ProviderAccess({"main": ProviderSettings(uri=uri)})
+    maker = VersionMaker(providers, KeyTable(database), access, Residency({}), "tests", clock.now)
     made.keys = Keys(KeyTable(database), providers, maker, settings, clock, [])
     yield made
     await database.close()

@@ -16,7 +16,7 @@ from sealkeeper.hsm import Origin, ProtectionLevel
 from sealkeeper.server.key import Failover, State
 from sealkeeper.server.key_changes import _replay
 from sealkeeper.server.resources import KeyName
-from sealkeeper.server.store.database import open_database
+from sealkeeper.server.store.database import open_database, writer
 from sealkeeper.server.store.import_table import ImportTable
 from sealkeeper.server.store.key_table import KeyTable
 from sealkeeper.server.store.schema import metadata
@@ -71,7 +71,7 @@ async def test_keys_of_an_earlier_database_are_there_with_nothing_claimed_that_n
                 assert (one.region, one.standby, one.origin, one.ceremony_index) == ("", False, Origin.UNKNOWN, None)
                 assert (one.protection_level, one.create_time) == (ProtectionLevel.SOFTWARE, MADE)
             # Written anew, as any change of the key does.
-            await KeyTable(database).write(key, None)
+            await KeyTable(database).write(key, writer(None, key))
         finally:
             await database.close()
 

@@ -71,7 +71,10 @@ def test_a_string_where_the_gateways_section_belongs_is_named(file: Path) -> Non
     ("new", "said"),
     [
         ("speed = 3\n[gateway]", "speed: there is no such setting; known here are gateway, http, storage, providers"),
-        ("[gateway]\nspeed = 3", "gateway.speed: there is no such setting; known here are domain, listen, tls"),
+        (
+            "[gateway]\nspeed = 3",
+            "gateway.speed: there is no such setting; known here are domain, listen, token_listen, tls",
+        ),
         (
             "[providers.main.pool]\na = 1\n[gateway]",
             "providers.main.pool: there is no such setting; known here are uri",
@@ -88,7 +91,7 @@ def test_an_unknown_setting_comes_with_the_names_that_are_known(file: Path, new:
     ("variable", "value", "said"),
     [
         ("SEALKEEPER_TENANTS", "acme", 'SEALKEEPER_TENANTS: must be a list, in a variable as JSON: ["acme"]'),
-        ("SEALKEEPER_GATEWAY", "x", "SEALKEEPER_GATEWAY: must be a section with domain, listen, tls"),
+        ("SEALKEEPER_GATEWAY", "x", "SEALKEEPER_GATEWAY: must be a section with domain, listen, token_listen, tls"),
         ("SEALKEEPER_TENANTS", '["Acme"]', "SEALKEEPER_TENANTS.0: must be 1 to 63 of a-z"),
         ("SEALKEEPER_PROVIDERS", "[", "SEALKEEPER_PROVIDERS: must be a section, in a variable as JSON"),
         ("SEALKEEPER_PROVIDERS__MAIN__ENVIRONMENT", "x", "SEALKEEPER_PROVIDERS__MAIN__ENVIRONMENT: must be a section"),

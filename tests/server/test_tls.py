@@ -91,3 +91,24 @@ def test_a_ca_does_not_issue_beyond_its_own_end() -> None:
     ca = LocalCa.create("sealkeeper.example", NOW)
     with pytest.raises(ConfigurationError, match="the local CA is valid until 2036"):
         ca.issue_client("spiffe://sealkeeper.example/tenants/acme/roles/ci/a", NOW, timedelta(days=3651))
+
+
+def test_a_certificate_that_is_no_ca_is_refused_as_one(tls: TlsSettings) -> None:
+    with pytest.raises(ConfigurationError, match=r"^gateway\.tls\.client_ca: .*certificate 1 is not a CA certificate"):
+        read_tls_files(tls.model_copy(update={"client_ca": tls.certificate}), NOW)
+
+
+def test_what_is_as_it_was_need_not_be_valid_any_more(tls: TlsSettings) -> None:
+    before = read_tls_files(tls, NOW)
+    later = NOW + 31 * DAY
+    assert read_tls_files(tls, later, before) == before
+    tls.key.write_bytes(tls.key.with_name("other.key").read_bytes())
+    with pytest.raises(ConfigurationError, match=r"^gateway\.tls\.key: "):
+        read_tls_files(tls, later, before)
+    tls.certificate.write_bytes(tls.certificate.with_name("other.pem").read_bytes())
+    with pytest.raises(ConfigurationError, match="has expired"):
+        read_tls_files(tls, later, before)
+
+
+def test_the_private_key_is_not_in_what_is_shown(tls: TlsSettings) -> None:
+    assert "PRIVATE" not in repr(read_tls_files(tls, NOW))

@@ -77,6 +77,14 @@ def checked(record: bytes, proof: LogProof, **other: Any) -> CeremonyResult:
     return verify_ceremony(record, proof, **given)
 
 
+def test_a_record_with_what_gateways_add_since_verifies() -> None:
+    def change(record: Any) -> None:
+        record.update(action="ImportKey", address="127.0.0.1", caller={"method": "certificate", "person": "first"})
+
+    assert Made(change_record=change).verify().verified
+    assert failed_at(Made(change_record=put("further", "")).verify()) == "record"
+
+
 @pytest.mark.parametrize("key", [KEY, ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32))])
 def test_a_whole_record_passes_every_step_and_says_what_is_in_it(key: Any) -> None:
     result = Made(key).verify()

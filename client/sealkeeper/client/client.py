@@ -23,19 +23,24 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from sealkeeper.client import operations
+from sealkeeper.client.call_tokens import CallTokens
 from sealkeeper.client.connection import OPTIONS, Connection
-from sealkeeper.client.errors import error_of
 from sealkeeper.client.operations import Operation
 from sealkeeper.client.retry import RetryPolicy
 from sealkeeper.v1 import (
+    approval_pb2_grpc,
+    grant_pb2_grpc,
+    identity_pb2_grpc,
     key_import_pb2,
     key_import_pb2_grpc,
     key_pb2,
     key_pb2_grpc,
     log_pb2,
     log_pb2_grpc,
+    policy_pb2_grpc,
     provider_pb2,
     provider_pb2_grpc,
+    quota_pb2_grpc,
     resources_pb2,
     signing_pb2,
     signing_pb2_grpc,
@@ -51,6 +56,11 @@ _STUBS: dict[str, Callable[[Any], Any]] = {
     "SigningService": signing_pb2_grpc.SigningServiceStub,
     "LogService": log_pb2_grpc.LogServiceStub,
     "TrustService": trust_pb2_grpc.TrustServiceStub,
+    "ApprovalService": approval_pb2_grpc.ApprovalServiceStub,
+    "GrantService": grant_pb2_grpc.GrantServiceStub,
+    "IdentityService": identity_pb2_grpc.IdentityServiceStub,
+    "PolicyService": policy_pb2_grpc.PolicyServiceStub,
+    "QuotaService": quota_pb2_grpc.QuotaServiceStub,
 }
 _PAGE = 500
 
@@ -73,10 +83,12 @@ class Client:
         retry: RetryPolicy | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._tokens = CallTokens(connection.tokens)
         if connection.insecure:
             self._channel = grpc.insecure_channel(connection.endpoint, OPTIONS)
         else:
-            self._channel = grpc.secure_channel(connection.endpoint, connection.credentials(), OPTIONS)
+            credentials = self._tokens.secured(connection.credentials())
+            self._channel = grpc.secure_channel(connection.endpoint, credentials, OPTIONS)
         self._stubs = {name: stub(self._channel) for name, stub in _STUBS.items()}
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
@@ -100,20 +112,47 @@ class Client:
         Raises:
             ClientError: it was refused, or the gateway did not answer in time.
         """
-        deadline, tries = time.monotonic() + self._timeout, 0
+        deadline, tries, renew = time.monotonic() + self._timeout, 0, self._tokens.renewal()
         method = getattr(self._stubs[operation.service], operation.method)
         while True:
             tries += 1
             try:
                 response = method(operation.request, timeout=max(0.001, deadline - time.monotonic()))
             except grpc.RpcError as raised:
-                error = error_of(raised)
-                delay = self._retry.delay(error, tries, deadline - time.monotonic())
+                error = self._tokens.error_of(raised)
+                delay = 0.0 if renew(error) else self._retry.delay(error, tries, deadline - time.monotonic())
                 if delay is None:
                     raise error from None
                 self._sleep(delay)
             else:
                 return operation.check(response)
+
+    def stream(self, operation: Operation[T], *, within: float | None = None) -> Iterator[T]:
+        """Carry out a call that is answered with a stream; each message is checked. Not retried.
+
+        Args:
+            operation: the call.
+            within: seconds from its start to its end; ``None`` for as long as the gateway goes on.
+
+        Raises:
+            ClientError: it was refused, or broke off, or did not end in time.
+        """
+        renew, begun = self._tokens.renewal(), False
+        method, deadline = getattr(self._stubs[operation.service], operation.method), _deadline(within)
+        while True:
+            call = method(operation.request, timeout=_left(deadline))
+            try:
+                for response in call:
+                    begun = True
+                    yield operation.check(response)
+                return  # noqa: TRY300
+            except grpc.RpcError as raised:
+                error = self._tokens.error_of(raised)
+                if begun or not renew(error):
+                    raise error from None
+            finally:
+                # Whoever stops reading has hung up.
+                call.cancel()
 
     def sign(
         self,
@@ -351,13 +390,8 @@ class Client:
         Raises:
             ClientError: it was refused, or the gateway did not answer in time.
         """
-        operation = operations.entries(log, start, limit)
-        method = getattr(self._stubs[operation.service], operation.method)
-        try:
-            for response in method(operation.request, timeout=self._timeout):
-                yield from operation.check(response)
-        except grpc.RpcError as raised:
-            raise error_of(raised) from None
+        for page in self.stream(operations.entries(log, start, limit), within=self._timeout):
+            yield from page
 
     def trust_root(self, parent: str) -> trust_pb2.GetTrustRootResponse:
         """The trust root with a tenant's keys."""
@@ -382,10 +416,12 @@ class AsyncClient:
         retry: RetryPolicy | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self._tokens = CallTokens(connection.tokens)
         if connection.insecure:
             self._channel = grpc.aio.insecure_channel(connection.endpoint, OPTIONS)
         else:
-            self._channel = grpc.aio.secure_channel(connection.endpoint, connection.credentials(), OPTIONS)
+            credentials = self._tokens.secured(connection.credentials())
+            self._channel = grpc.aio.secure_channel(connection.endpoint, credentials, OPTIONS)
         self._stubs = {name: stub(self._channel) for name, stub in _STUBS.items()}
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
@@ -405,20 +441,38 @@ class AsyncClient:
 
     async def call(self, operation: Operation[T]) -> T:
         """Carry out a unary call; as ``Client.call``."""
-        deadline, tries = time.monotonic() + self._timeout, 0
+        deadline, tries, renew = time.monotonic() + self._timeout, 0, self._tokens.renewal()
         method = getattr(self._stubs[operation.service], operation.method)
         while True:
             tries += 1
             try:
                 response = await method(operation.request, timeout=max(0.001, deadline - time.monotonic()))
             except grpc.RpcError as raised:
-                error = error_of(raised)
-                delay = self._retry.delay(error, tries, deadline - time.monotonic())
+                error = self._tokens.error_of(raised)
+                delay = 0.0 if renew(error) else self._retry.delay(error, tries, deadline - time.monotonic())
                 if delay is None:
                     raise error from None
                 await self._sleep(delay)
             else:
                 return operation.check(response)
+
+    async def stream(self, operation: Operation[T], *, within: float | None = None) -> AsyncIterator[T]:
+        """Carry out a call that is answered with a stream; as ``Client.stream``."""
+        renew, begun = self._tokens.renewal(), False
+        method, deadline = getattr(self._stubs[operation.service], operation.method), _deadline(within)
+        while True:
+            call = method(operation.request, timeout=_left(deadline))
+            try:
+                async for response in call:
+                    begun = True
+                    yield operation.check(response)
+                return  # noqa: TRY300
+            except grpc.RpcError as raised:
+                error = self._tokens.error_of(raised)
+                if begun or not renew(error):
+                    raise error from None
+            finally:
+                call.cancel()
 
     async def sign(
         self,
@@ -630,15 +684,18 @@ class AsyncClient:
 
     async def entries(self, log: str, start: int = 0, limit: int = 0) -> AsyncIterator[log_pb2.LogEntry]:
         """As ``Client.entries``."""
-        operation = operations.entries(log, start, limit)
-        method = getattr(self._stubs[operation.service], operation.method)
-        try:
-            async for response in method(operation.request, timeout=self._timeout):
-                for one in operation.check(response):
-                    yield one
-        except grpc.RpcError as raised:
-            raise error_of(raised) from None
+        async for page in self.stream(operations.entries(log, start, limit), within=self._timeout):
+            for one in page:
+                yield one
 
     async def trust_root(self, parent: str) -> trust_pb2.GetTrustRootResponse:
         """As ``Client.trust_root``."""
         return await self.call(operations.trust_root(parent))
+
+
+def _deadline(seconds: float | None) -> float | None:
+    return None if seconds is None else time.monotonic() + seconds
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.001, deadline - time.monotonic())

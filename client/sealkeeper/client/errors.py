@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 _DETAILS = "grpc-status-details-bin"
-REFUSED, USAGE, UNAVAILABLE = 1, 2, 3
+REFUSED, USAGE, UNAVAILABLE, PROPOSED = 1, 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,18 @@ class RefusedError(ClientError):
     """The gateway refuses: not allowed, wrong state, exists already, changed meanwhile."""
 
 
+class ProposedError(RefusedError):
+    """It was not done: it is proposed, and done when others have approved of it.
+
+    Attributes:
+        proposal: ``tenants/{tenant}/proposals/{proposal}``.
+    """
+
+    exit_code = PROPOSED
+    reason = "APPROVAL_REQUIRED"
+    proposal = ""
+
+
 class UnavailableError(ClientError):
     """The gateway, or something that it needs, does not answer; retries did not help."""
 
@@ -134,7 +146,6 @@ def error_of(error: Any) -> ClientError:
     from google.rpc import error_details_pb2
 
     code: str = error.code().name
-    kind = _KINDS.get(code, RefusedError)
     info, violations, retry_after = error_details_pb2.ErrorInfo(), list[FieldViolation](), None
     for detail in _details(error):
         if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
@@ -147,13 +158,17 @@ def error_of(error: Any) -> ClientError:
             retry = error_details_pb2.RetryInfo()
             detail.Unpack(retry)
             retry_after = retry.retry_delay.ToTimedelta()
-    return kind(
+    kind = ProposedError if info.reason == ProposedError.reason else _KINDS.get(code, RefusedError)
+    found = kind(
         error.details() or code,
         reason=info.reason or code,
         next_step=info.metadata.get("next_step", "") or _next_step(code, error.details() or ""),
         violations=violations,
         retry_after=retry_after,
     )
+    if isinstance(found, ProposedError):
+        found.proposal = info.metadata.get("proposal", "")
+    return found
 
 
 def _next_step(code: str, said: str) -> str:

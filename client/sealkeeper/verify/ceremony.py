@@ -23,6 +23,7 @@ import rfc8785
 
 from sealkeeper.verify.algorithms import ALGORITHMS, load_public_key, signature_verifies
 from sealkeeper.verify.artifact import Artifact
+from sealkeeper.verify.audit_record import MAX_RECORD, parse_audit_record
 from sealkeeper.verify.dsse import pae
 from sealkeeper.verify.errors import StepFailedError, VerifyError
 from sealkeeper.verify.merkle import HASH_LENGTH, leaf_hash, verify_inclusion
@@ -33,8 +34,6 @@ from sealkeeper.verify.verifier import Step
 FORMAT = "sealkeeper-key-ceremony/1"
 KEPT_FORMAT = "sealkeeper-kept-ceremony/1"
 PAYLOAD_TYPE = "application/vnd.sealkeeper.key-ceremony.v1+json"
-MAX_RECORD = 65_535
-"""Bytes of an audit record."""
 MAX_KEPT = 512 * 1024
 """Bytes of a kept ceremony."""
 _MAX_PROOF = 63
@@ -45,11 +44,6 @@ _MAX_CLAIMS = 64
 _MAX_TEXT = 4096
 _LONGEST = timedelta(minutes=15)
 """From the time in the payload to that of the record: the store signs the one before the gateway writes the other."""
-_AUDIT_FORMAT = "sealkeeper-audit/1"
-_AUDIT_MEMBERS = {
-    *("details", "format", "method", "outcome", "policy", "policyVersion"),
-    *("requestId", "resource", "role", "subject", "tenant", "time"),
-}
 _METHODS = {
     "CREATED": "KeyService/CreateKey",
     "ROTATED": "KeyService/RotateKey",
@@ -309,8 +303,7 @@ class _Verification:
         return CeremonyResult(True, (), self._ceremony, self._checkpoint, self._log is not None)
 
     def _read_record(self) -> str:
-        members = Value.parse(self._bytes, MAX_RECORD).members(_AUDIT_MEMBERS)
-        _require_format(members["format"], _AUDIT_FORMAT)
+        members = parse_audit_record(self._bytes)
         outcome = members["outcome"].text(64)
         if outcome != "OK":
             raise VerifyError(f"the record is of a call that was refused: {outcome}")

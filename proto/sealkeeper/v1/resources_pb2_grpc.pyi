@@ -9,10 +9,14 @@ Resource names (https://google.aip.dev/122):
   tenants/{tenant}/keys/{key}/versions/{version}
   tenants/{tenant}/keyImports/{import}
   tenants/{tenant}/providers/{provider}
+  tenants/{tenant}/policyVersions/{version}
+  tenants/{tenant}/grants/{grant}
+  tenants/{tenant}/proposals/{proposal}
+  tenants/{tenant}/quota
   logs/{log}                                      log is "transparency", "ct" or "audit"
 
 {tenant}, {key} and {provider}: 1 to 63 of a-z, 0-9 and "-", starting with a letter, not ending with "-".
-{import}: chosen by the gateway, of the same form.
+{import}, {grant} and {proposal}: chosen by the gateway, of the same form.
 {version}: a decimal number from 1, without leading zeros.
 
 Requests have at most 12,648,448 bytes (12 MiB and 64 KiB). gRPC itself cuts off what has more than 16 MiB, with
@@ -22,8 +26,8 @@ Refusals (https://google.aip.dev/193) carry google.rpc.ErrorInfo with the domain
 below, which are stable, and where there is one metadata "next_step" for a person; for INVALID_FIELD and other bad
 fields google.rpc.BadRequest with at most 10 of them; and google.rpc.RetryInfo where a retry makes sense by itself.
 A method's comment names the reasons that are its own; the following can come of every method: INVALID_FIELD,
-REQUEST_MALFORMED, REQUEST_TOO_LARGE, UNAUTHENTICATED, PERMISSION_DENIED, OVERLOADED, LOG_OVERLOADED, STORAGE_FULL,
-LOG_UNAVAILABLE, INTERNAL. A call is answered only when its audit record is durable: hence those of the log.
+REQUEST_MALFORMED, REQUEST_TOO_LARGE, all those with the code UNAUTHENTICATED, ISSUER_UNAVAILABLE, PERMISSION_DENIED,
+OVERLOADED, QUOTA_EXCEEDED, LOG_OVERLOADED, STORAGE_FULL, LOG_UNAVAILABLE, INTERNAL. A call is answered only when its audit record is durable: hence those of the log.
 
   INVALID_FIELD                INVALID_ARGUMENT     a field is wrong; BadRequest names it
   REQUEST_MALFORMED            INVALID_ARGUMENT     no request came, or what came is not one of the method
@@ -38,39 +42,81 @@ LOG_UNAVAILABLE, INTERNAL. A call is answered only when its audit record is dura
   WEAK_KEY                     INVALID_ARGUMENT     others can find the private key of the public key out
   PAYLOAD_INVALID              INVALID_ARGUMENT     what is to be signed does not fit the algorithm
   ENTRY_TOO_LARGE              INVALID_ARGUMENT     the log entry would have more than 65,535 bytes
+  POLICY_INVALID               INVALID_ARGUMENT     the policy is not one, or does not fit the schema; BadRequest tells
+  APPROVAL_CONTENT_MISMATCH    INVALID_ARGUMENT     the statement is about other content than the proposal has
+  APPROVAL_SIGNATURE_INVALID   INVALID_ARGUMENT     the statement is not signed with a key of the caller's
   INDEX_OUT_OF_RANGE           OUT_OF_RANGE         no such entry or tree size, yet
-  UNAUTHENTICATED              UNAUTHENTICATED      the client certificate has expired or names no principal here
+  UNAUTHENTICATED              UNAUTHENTICATED      who calls is not known; usually said more closely below
+  CREDENTIALS_MISSING          UNAUTHENTICATED      neither a client certificate nor a token came
+  CREDENTIALS_EXPIRED          UNAUTHENTICATED      the proof of identity ran out while the caller watched
+  TWO_IDENTITIES               UNAUTHENTICATED      a client certificate and a token came together
+  TENANT_UNKNOWN               UNAUTHENTICATED      the gateway does not serve the caller's tenant
+  TOKEN_MALFORMED              UNAUTHENTICATED      the token is not one that an issuer would make
+  TOKEN_TOO_LARGE              UNAUTHENTICATED      the token has more than 8,192 characters
+  TOKEN_UNSIGNED               UNAUTHENTICATED      the token is not signed
+  TOKEN_ALGORITHM_REFUSED      UNAUTHENTICATED      its signature's algorithm is not its issuer's or its key's
+  TOKEN_ISSUER_UNKNOWN         UNAUTHENTICATED      this gateway does not know the token's issuer
+  TOKEN_AUDIENCE_REFUSED       UNAUTHENTICATED      the token is for somebody else
+  TOKEN_EXPIRED                UNAUTHENTICATED      the token has ended; get a new one
+  TOKEN_NOT_YET_VALID          UNAUTHENTICATED      the token is not good yet, or a clock is wrong
+  TOKEN_LIFETIME_REFUSED       UNAUTHENTICATED      the token is good for too long, or has no end
+  TOKEN_KEY_UNKNOWN            UNAUTHENTICATED      the key that signed the token is none of its issuer's
+  TOKEN_SIGNATURE_INVALID      UNAUTHENTICATED      the token's signature is not its issuer's
+  TOKEN_REPLAYED               UNAUTHENTICATED      the token was used elsewhere; get a new one
+  PRINCIPAL_UNKNOWN            UNAUTHENTICATED      certificate or token is good, and no rule says whose it is
+  CERTIFICATE_INVALID          UNAUTHENTICATED      the certificate is no X.509-SVID, or no CA vouches for it
+  CERTIFICATE_NAME_INVALID     UNAUTHENTICATED      it does not have one URI name that is a SPIFFE ID with a path
+  CERTIFICATE_EXPIRED          UNAUTHENTICATED      it has ended; renew it
+  CERTIFICATE_DOMAIN_UNKNOWN   UNAUTHENTICATED      this gateway does not know its trust domain
+  CERTIFICATE_DOMAIN_MISMATCH  UNAUTHENTICATED      a CA of another trust domain has signed it
+  IDENTITY_DENIED              UNAUTHENTICATED      certificate or token is on the gateway's deny list
   PERMISSION_DENIED            PERMISSION_DENIED    the role may not, or it is another tenant's, existing or not
-  NOT_FOUND                    NOT_FOUND            no such thing; usually said more closely by the next five
+  SELF_APPROVAL                PERMISSION_DENIED    who proposes something does not approve of it
+  NOT_FOUND                    NOT_FOUND            no such thing; usually said more closely by the next ones
   KEY_NOT_FOUND                NOT_FOUND            no such key in the caller's tenant
   KEY_VERSION_NOT_FOUND        NOT_FOUND            no such version of the key
   PROVIDER_UNKNOWN             NOT_FOUND            no provider is configured by this name
   IMPORT_NOT_FOUND             NOT_FOUND            no such import in the caller's tenant
   CEREMONY_NOT_FOUND           NOT_FOUND            the version was made before ceremonies were recorded
+  POLICY_VERSION_NOT_FOUND     NOT_FOUND            no such version of the tenant's policy
+  PROPOSAL_NOT_FOUND           NOT_FOUND            no such proposal in the caller's tenant
+  GRANT_NOT_FOUND              NOT_FOUND            no such grant in the caller's tenant
   ALREADY_EXISTS               ALREADY_EXISTS       it exists already; usually said more closely by the next three
   KEY_EXISTS                   ALREADY_EXISTS       there is such a key
   PUBLIC_KEY_EXISTS            ALREADY_EXISTS       a key version of the tenant has this public key
   REQUEST_ID_REUSED            ALREADY_EXISTS       the request id stands for other content, for 24 hours
+  APPROVAL_EXISTS              ALREADY_EXISTS       the person, or the key, has decided already
   FAILED_PRECONDITION          FAILED_PRECONDITION  the wrong state; usually said more closely by the next ones
   KEY_VERSION_NOT_ACTIVE       FAILED_PRECONDITION  the version named, or every one of the key, does not sign
   ROTATION_PENDING             FAILED_PRECONDITION  a version is PUBLISHED already
   VERSION_LIMIT                FAILED_PRECONDITION  the key has 1,000 versions
   KEY_LIMIT                    FAILED_PRECONDITION  the tenant's trust root would become too large
+  QUOTA_KEYS                   FAILED_PRECONDITION  the tenant has as many keys as its quota allows
+  QUOTA_CEILING                FAILED_PRECONDITION  the gateway's operator does not let the tenant go so far
   STATE_TRANSITION_REFUSED     FAILED_PRECONDITION  no way leads from the version's state to that one
   REGION_NOT_ALLOWED           FAILED_PRECONDITION  the tenant's keys may not be where the provider is
   STANDBY_IN_SAME_PROVIDER     FAILED_PRECONDITION  a standby version and the ACTIVE one would fail together
   ALGORITHM_OF_KEY             FAILED_PRECONDITION  the key, and so all of its versions, has another algorithm
   IMPORT_LIMIT                 FAILED_PRECONDITION  the tenant has 100 open imports
+  GRANT_LIMIT                  FAILED_PRECONDITION  1,000 grants are in force, or 5,000 with the ended ones
   IMPORT_CLOSED                FAILED_PRECONDITION  the import was finished, given up or has failed
   IMPORT_EXPIRED               FAILED_PRECONDITION  the import is too old, or the store has forgotten it
   KEY_EXPORTABLE               FAILED_PRECONDITION  the store would give the private key out; it was destroyed
   ANSWER_LOST                  FAILED_PRECONDITION  a crash took the answer to this request id; use a new one
+  APPROVAL_REQUIRED            FAILED_PRECONDITION  it is proposed; metadata "proposal" names the proposal
+  APPROVALS_MISSING            FAILED_PRECONDITION  it needs more approvals by now than it has
+  APPROVAL_KEY_UNKNOWN         FAILED_PRECONDITION  no key is known that the caller signs approvals with
+  PROPOSAL_CLOSED              FAILED_PRECONDITION  the proposal was done, rejected or taken back, or is too old
+  PROPOSAL_LIMIT               FAILED_PRECONDITION  the tenant has 100 open proposals
+  NOTHING_TO_WITHDRAW          FAILED_PRECONDITION  neither the proposal nor a standing approval is the caller's
   ETAG_MISMATCH                ABORTED              the key changed since the etag was read
   OVERLOADED                   RESOURCE_EXHAUSTED   too many calls, or too large ones, are under way; retry
+  QUOTA_EXCEEDED               RESOURCE_EXHAUSTED   beyond the rate of the quota that metadata "quota" names
   LOG_OVERLOADED               RESOURCE_EXHAUSTED   too much waits for the log; retry
   STORAGE_FULL                 RESOURCE_EXHAUSTED   a disk of the gateway is full; nothing was recorded or lost
   UNAVAILABLE                  UNAVAILABLE          something the gateway needs does not answer; a retry is safe
   CLOCK_WENT_BACK              UNAVAILABLE          the gateway's clock is behind its log; people must look at it
+  ISSUER_UNAVAILABLE           UNAVAILABLE          the token's issuer does not give its keys; retry
   DATABASE_UNAVAILABLE         UNAVAILABLE          the metadata database does not answer
   LOG_UNAVAILABLE              UNAVAILABLE          the log could not be made durable, or its checkpoint not signed
   LOG_LOCKED                   UNAVAILABLE          another process writes the logs

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from sealkeeper.server.clock import rfc3339
+from sealkeeper.server.identity import Method, Principal, Role
 
 FORMAT = "sealkeeper-audit/1"
 OK = "OK"
@@ -24,6 +26,9 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 class _Document(msgspec.Struct, frozen=True, rename="camel"):
     """The record as JSON has it; in the order of the names."""
 
+    action: str
+    address: str
+    caller: Mapping[str, Any]
     details: Mapping[str, Any]
     format: str
     method: str
@@ -55,6 +60,10 @@ class AuditRecord(msgspec.Struct, frozen=True):
         request_id: the caller's, empty where there is none.
         details: more, as the method has it; of a refused call ``refusal``, what the caller was told, and of a bad
             request ``fields``, which of its fields are wrong.
+        action: that was asked for, as policies name it; empty where the call did not come that far.
+        address: IP address that the call came from.
+        caller: what else is known of the caller, as ``caller_document`` has it: with the action and the resource, it is
+            all that a policy decides by.
     """
 
     time: datetime
@@ -68,6 +77,9 @@ class AuditRecord(msgspec.Struct, frozen=True):
     policy_version: str = ""
     request_id: str = ""
     details: Mapping[str, Any] = {}
+    action: str = ""
+    address: str = ""
+    caller: Mapping[str, Any] = {}
 
     def encode(self) -> bytes:
         """The record as a log entry, at most 65,535 bytes: details that do not fit are left out, and that is said."""
@@ -76,6 +88,9 @@ class AuditRecord(msgspec.Struct, frozen=True):
 
     def _document(self, details: Mapping[str, Any]) -> _Document:
         return _Document(
+            self.action,
+            self.address,
+            self.caller,
             details,
             FORMAT,
             self.method,
@@ -89,6 +104,41 @@ class AuditRecord(msgspec.Struct, frozen=True):
             self.tenant,
             rfc3339(self.time),
         )
+
+
+@lru_cache(maxsize=4096)
+def caller_document(principal: Principal) -> Mapping[str, Any]:
+    """What policies know of a caller beside subject, tenant and role. Not to be changed."""
+    document = {
+        "method": principal.method,
+        "person": principal.person,
+        "issuer": principal.issuer,
+        "attributes": dict(principal.attributes),
+        "hardware": principal.hardware,
+        "acr": principal.acr,
+        "amr": list(principal.amr),
+    }
+    return {name: value for name, value in document.items() if value}
+
+
+def recorded_caller(
+    tenant: str, subject: str, role: str, document: Mapping[str, Any], certificate: bytes = b""
+) -> Principal:
+    """A caller of before, with what ``caller_document`` keeps."""
+    return Principal(
+        tenant,
+        subject,
+        Role(role),
+        None,
+        Method(document.get("method", Method.CERTIFICATE)),
+        document.get("person", ""),
+        document.get("issuer", ""),
+        tuple(sorted(document.get("attributes", {}).items())),
+        document.get("hardware", False),
+        document.get("acr", ""),
+        tuple(document.get("amr", ())),
+        certificate,
+    )
 
 
 def tenant_of(record: bytes) -> str:

@@ -1,23 +1,23 @@
 """Who may do what: deny by default.
 
-Here the role decides, by one table. The seam is ``Authorizer``: a policy engine takes this place without the services
-noticing. A name of another tenant is refused before anything is looked up, so that what exists there cannot be told
-from what does not.
+``Authorizer`` is what the rest of the gateway knows; ``policy_authorizer.py`` decides by the tenant's policy. A name of
+another tenant is refused before anything is looked up, so that what exists there cannot be told from what does not.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
-from sealkeeper.server.identity import Principal, Role
+from sealkeeper.server.identity import Principal
 from sealkeeper.server.resources import LogName, ResourceName
 
 
 class Action(StrEnum):
-    """What can be asked for."""
+    """What can be asked for; named so in policies (``cedar/schema.cedarschema``)."""
 
     CREATE_KEY = "CreateKey"
     GET_KEY = "GetKey"
@@ -25,12 +25,41 @@ class Action(StrEnum):
     ROTATE_KEY = "RotateKey"
     IMPORT_KEY = "ImportKey"
     SET_KEY_VERSION_STATE = "SetKeyVersionState"
+    COMPROMISE_KEY_VERSION = "CompromiseKeyVersion"
+    DESTROY_KEY_VERSION = "DestroyKeyVersion"
     GET_PUBLIC_KEY = "GetPublicKey"
     SIGN = "Sign"
     VERIFY = "Verify"
     READ_LOG = "ReadLog"
     READ_AUDIT_LOG = "ReadAuditLog"
     GET_TRUST_ROOT = "GetTrustRoot"
+    GET_POLICY = "GetPolicy"
+    SIMULATE_POLICY = "SimulatePolicy"
+    UPDATE_POLICY = "UpdatePolicy"
+    GET_GRANT = "GetGrant"
+    CREATE_GRANT = "CreateGrant"
+    REVOKE_GRANT = "RevokeGrant"
+    BREAK_GLASS = "BreakGlass"
+    GET_PROPOSAL = "GetProposal"
+    APPROVE = "Approve"
+    GET_QUOTA = "GetQuota"
+    UPDATE_QUOTA = "UpdateQuota"
+    RAISE_QUOTA = "RaiseQuota"
+
+
+PROPOSABLE: dict[Action, int] = {
+    Action.DESTROY_KEY_VERSION: 1,
+    Action.COMPROMISE_KEY_VERSION: 1,
+    Action.IMPORT_KEY: 1,
+    Action.UPDATE_POLICY: 1,
+    Action.RAISE_QUOTA: 1,
+    Action.BREAK_GLASS: 1,
+    Action.CREATE_GRANT: 0,
+}
+"""Actions that can wait for approvals, and how many they need where the policy that permits them does not say."""
+
+ALWAYS_APPROVED = frozenset({Action.UPDATE_POLICY, Action.BREAK_GLASS})
+"""Actions that need an approval of another person whatever the policy says."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -38,55 +67,51 @@ class Decision(msgspec.Struct, frozen=True):
 
     Attributes:
         allowed: whether.
-        policy: which policy decided.
-        version: of that policy.
+        policy: which policy decided, by id; several are parted by commas.
+        version: of the tenant's policy.
+        approvals: how many others must approve first.
+        break_glass: name of the break-glass that permits it; empty where it would be permitted anyway.
     """
 
     allowed: bool
     policy: str
     version: str
+    approvals: int = 0
+    break_glass: str = ""
 
 
 class Authorizer(Protocol):
     """Decides."""
 
-    def decide(self, principal: Principal, action: Action, resource: ResourceName) -> Decision:
-        """Decide; never raises for want of a rule: that is a refusal."""
+    def decide(
+        self, principal: Principal, action: Action, resource: ResourceName, address: str, now: datetime
+    ) -> Decision:
+        """Decide; never raises for want of a rule: that is a refusal.
+
+        Args:
+            principal: who asks.
+            action: for what.
+            resource: about what.
+            address: IP address that the call comes from.
+            now: UTC.
+        """
         ...
 
 
-_READ = frozenset({Action.GET_PUBLIC_KEY, Action.VERIFY, Action.READ_LOG, Action.GET_TRUST_ROOT})
-_READ_KEYS = _READ | {Action.GET_KEY, Action.LIST_KEYS}
-
-# Nobody may do everything: who looks after keys does not sign, who signs does not change keys.
-ROLES: dict[Role, frozenset[Action]] = {
-    Role.ADMIN: _READ_KEYS | {Action.READ_AUDIT_LOG},
-    Role.CUSTODIAN: _READ_KEYS
-    | {Action.CREATE_KEY, Action.ROTATE_KEY, Action.IMPORT_KEY, Action.SET_KEY_VERSION_STATE},
-    Role.CI: _READ | {Action.SIGN, Action.GET_KEY},
-    Role.VERIFIER: _READ,
-}
-
-
-class RoleAuthorizer:
-    """Decides by tenant and role."""
-
-    VERSION = "1"
-
-    def decide(self, principal: Principal, action: Action, resource: ResourceName) -> Decision:
-        """Allow what the role's row in ``ROLES`` names, within the principal's tenant."""
-        if not isinstance(resource, LogName) and resource.tenant != principal.tenant:
-            return Decision(False, "tenant-isolation", self.VERSION)
-        return Decision(action in ROLES[principal.role], f"role-{principal.role}", self.VERSION)
+def crosses_tenants(principal: Principal, resource: ResourceName) -> bool:
+    """Whether the resource is another tenant's, to which the answer is no whatever it is."""
+    return not isinstance(resource, LogName) and resource.tenant != principal.tenant
 
 
 class UnrestrictedAuthorizer:
-    """For the insecure loopback port: its one principal may do everything within its tenant."""
+    """For the insecure loopback port: its one principal may do everything within its tenant, without approvals."""
 
-    VERSION = "1"
+    VERSION = "0"
 
-    def decide(self, principal: Principal, action: Action, resource: ResourceName) -> Decision:
+    def decide(
+        self, principal: Principal, action: Action, resource: ResourceName, address: str, now: datetime
+    ) -> Decision:
         """Allow within the tenant."""
-        if not isinstance(resource, LogName) and resource.tenant != principal.tenant:
+        if crosses_tenants(principal, resource):
             return Decision(False, "tenant-isolation", self.VERSION)
         return Decision(True, "insecure-loopback", self.VERSION)

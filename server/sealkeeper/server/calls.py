@@ -5,8 +5,8 @@ audit record should say. No answer leaves before the record is durable.
 
 A call is known, counted and, where there is too much, refused before its request is taken in; the request is decoded
 here, so that what cannot be decoded, what is too long and what asks for a method that there is not leave a record like
-everything else. Whoever has no certificate of the client CA is turned away by TLS before there is a call, so nobody
-without one can make the audit log grow.
+everything else. Refusals of calls that are not admitted, for want of an identity or of quota, are recorded one by one
+up to a rate and summed up beyond it, so that nobody makes the audit log grow as they like.
 
 Two kinds of calls leave no record. Health checks and reflection touch no key, no log and nothing of a tenant, and
 probes would fill the log with them for ever; they are not counted as under way either, so that a gateway at its limit
@@ -26,29 +26,33 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
 from opentelemetry import trace
 
-from sealkeeper.server.audit import OK, AuditRecord
-from sealkeeper.server.authorization import Action, Authorizer
+from sealkeeper.server.audit import OK, AuditRecord, caller_document
+from sealkeeper.server.authorization import PROPOSABLE, Action, Authorizer, Decision, crosses_tenants
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import (
     InvalidRequestError,
     MethodUnknownError,
     OverloadedError,
     PermissionDeniedError,
+    QuotaExceededError,
     RequestMalformedError,
     RequestTooLargeError,
     UnauthenticatedError,
 )
-from sealkeeper.server.identity import Authenticator, Principal
+from sealkeeper.server.identity import Authenticator, Caller, Principal
 from sealkeeper.server.log import LogError, Sequencer, Submission
-from sealkeeper.server.resources import LogName, ResourceName
+from sealkeeper.server.resources import ResourceName
 from sealkeeper.server.status import reason_of, status_of
 from sealkeeper.server.telemetry import Telemetry, set_outcome
+from sealkeeper.server.token_bucket import TokenBucket
 
 _log = logging.getLogger("sealkeeper.calls")
 if TYPE_CHECKING:
@@ -74,11 +78,32 @@ _MAX_PATH = 200
 _MAX_FIELDS = 10
 _MAX_FIELD = 200
 _MAX_REFUSAL = 1000
+_REFUSALS, _REFUSALS_AT_ONCE = 20, 1000
 _RETRY_AFTER = timedelta(milliseconds=200)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # Missing in the type stubs.
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 _current: ContextVar[Call] = ContextVar("sealkeeper_call")
+
+
+class Quotas(Protocol):
+    """What tenants and their callers may use."""
+
+    def admit_call(self, principal: Principal) -> None:
+        """Take note of a call.
+
+        Raises:
+            QuotaExceededError: it is one too many.
+        """
+        ...
+
+    def admit_signatures(self, principal: Principal, count: int) -> None:
+        """Take note of signatures that are about to be made.
+
+        Raises:
+            QuotaExceededError: they are too many.
+        """
+        ...
 
 
 @dataclass(slots=True)
@@ -88,12 +113,17 @@ class Call:
     Attributes:
         method: ``SigningService/Sign``.
         authorizer: decides.
+        quotas: of the tenants.
+        now: the time.
         principal: who calls; ``None`` until that is known.
+        address: IP address that it comes from; empty where that is not known.
+        action: that was asked for last.
         resource: what it is about, once authorized or refused.
-        policy: which policy decided, and its version.
+        decision: on that; ``None`` before.
         request_id: the caller's.
         details: for the audit record.
         recorded: the audit record is durable already.
+        recorded_as: the outcome in that record, where it is a refusal.
         span: that traces it.
         admitted: it is one of the calls under way, as far as their limit goes.
         size: of its request, bytes.
@@ -101,12 +131,17 @@ class Call:
 
     method: str
     authorizer: Authorizer
+    quotas: Quotas
+    now: Callable[[], datetime]
     principal: Principal | None = None
+    address: str = ""
+    action: str = ""
     resource: str = ""
-    policy: tuple[str, str] = ("", "")
+    decision: Decision | None = None
     request_id: str = ""
     details: dict[str, Any] = field(default_factory=dict)
     recorded: bool = False
+    recorded_as: str = ""
     span: trace.Span = trace.INVALID_SPAN
     admitted: bool = False
     size: int = 0
@@ -122,24 +157,46 @@ class Call:
             raise UnauthenticatedError("nobody was authenticated")
         return self.principal
 
-    def authorize(self, action: Action, resource: ResourceName) -> Principal:
+    @property
+    def approvals(self) -> int:
+        """How many others must approve of what was authorized last."""
+        return self.decision.approvals if self.decision is not None else 0
+
+    def authorize(self, action: Action, resource: ResourceName, *, proposable: bool = False) -> Principal:
         """Ask whether the caller may do this.
+
+        Args:
+            action: what.
+            resource: about what.
+            proposable: the service looks at how many approvals the decision asks for. Where it does not, a policy that
+                asks for some refuses.
 
         Raises:
             PermissionDeniedError: it may not. Says the same whether the resource exists or not.
         """
         principal = self.caller
-        self.resource = str(resource)
-        decision = self.authorizer.decide(principal, action, resource)
-        self.policy = decision.policy, decision.version
+        self.action, self.resource = action, str(resource)
+        decision = self.decision = self.authorizer.decide(principal, action, resource, self.address, self.now())
+        if decision.break_glass:
+            self.details["breakGlass"] = decision.break_glass
         if not decision.allowed:
+            raise self._denied(principal, action, resource, decision)
+        if decision.approvals and not (proposable and action in PROPOSABLE):
             raise PermissionDeniedError(
-                f"{principal.role} of tenant {principal.tenant} may not {action} on {resource}",
-                next_step=f"decided by {decision.policy}; ask with a certificate of another role"
-                if isinstance(resource, LogName) or resource.tenant == principal.tenant
-                else "ask within your own tenant",
+                f"policy {decision.policy} asks for approvals of {action}, which cannot wait for them",
+                next_step="a custodian can change the policy: sealkeeper policy explain",
             )
         return principal
+
+    def _denied(
+        self, principal: Principal, action: Action, resource: ResourceName, decision: Decision
+    ) -> PermissionDeniedError:
+        step = "ask within your own tenant"
+        if not crosses_tenants(principal, resource):
+            step = f"decided by {decision.policy}; see what you may do: sealkeeper whoami"
+        return PermissionDeniedError(
+            f"{principal.role} of tenant {principal.tenant} may not {action} on {resource}", next_step=step
+        )
 
     def use_request_id(self, request_id: str) -> None:
         """Take note of the caller's request id.
@@ -153,7 +210,7 @@ class Call:
 
     def audit_record(self, now: datetime, outcome: str = OK, **details: Any) -> bytes:
         """The audit record as it stands."""
-        principal = self.principal
+        principal, decision = self.principal, self.decision
         return AuditRecord(
             now,
             self.method,
@@ -162,9 +219,13 @@ class Call:
             principal.role if principal else "",
             self.resource,
             outcome,
-            *self.policy,
+            decision.policy if decision else "",
+            decision.version if decision else "",
             self.request_id,
             {**self.details, **details} if details else self.details,
+            self.action,
+            self.address,
+            caller_document(principal) if principal else {},
         ).encode()
 
 
@@ -183,6 +244,8 @@ class CallInterceptor(Interceptor):
         logs: where audit records go.
         clock: the time.
         telemetry: told of every call.
+        quotas: of the tenants.
+        require_allowed: raises where a caller is known and denied.
     """
 
     def __init__(
@@ -193,14 +256,24 @@ class CallInterceptor(Interceptor):
         logs: Sequencer,
         clock: SteadyClock,
         telemetry: Telemetry,
+        quotas: Quotas,
+        require_allowed: Callable[[Principal], None] = lambda principal: None,
     ) -> None:
+        self._require_allowed = require_allowed
         self._authenticator = authenticator
         self._authorizer = authorizer
+        self._quotas = quotas
         self._tenants = tenants
         self._logs = logs
         self._clock = clock
         self._telemetry = telemetry
         self._wrapped: dict[str, Handler] = {}
+        # Calls that are not admitted cost their callers nothing: their refusals are recorded one by one at some rate,
+        # of each tenant and of those who are nobody's, and summed up beyond it, so that no flood fills the log.
+        self._refusals = {
+            tenant: TokenBucket(_REFUSALS, _REFUSALS_AT_ONCE, time.monotonic) for tenant in (*tenants, "")
+        }
+        self._summed_up: Counter[tuple[str, str]] = Counter()
         self._background: set[asyncio.Task[None]] = set()
         self._max_calls = sys.maxsize
         self._max_bytes = MAX_REQUESTS
@@ -296,11 +369,11 @@ class CallInterceptor(Interceptor):
         return grpc.stream_unary_rpc_method_handler(unary)
 
     async def _unary(self, method: str, handler: Any, receive: Receive, context: Any) -> Any:
-        call, started = Call(method, self._authorizer), time.perf_counter()
+        call, started = self._call(method), time.perf_counter()
         metadata = dict(context.invocation_metadata() or ())
         with self._telemetry.call_span(method, metadata) as call.span:
             try:
-                self._enter(call, context, metadata)
+                await self._enter(call, context, metadata)
                 response = await handler(await receive(call, context), context)
                 if not call.recorded:
                     await self._record(call, OK)
@@ -313,11 +386,11 @@ class CallInterceptor(Interceptor):
             return response
 
     async def _stream(self, method: str, handler: Any, receive: Receive, context: Any) -> AsyncIterator[Any]:
-        call, started = Call(method, self._authorizer), time.perf_counter()
+        call, started = self._call(method), time.perf_counter()
         metadata = dict(context.invocation_metadata() or ())
         with self._telemetry.call_span(method, metadata) as call.span:
             try:
-                self._enter(call, context, metadata)
+                await self._enter(call, context, metadata)
                 async for response in handler(await receive(call, context), context):
                     # Recorded when it is known to be allowed and before the first answer.
                     if not call.recorded:
@@ -332,18 +405,34 @@ class CallInterceptor(Interceptor):
                 self._leave(call)
             self._count(call, OK, started)
 
-    def _enter(self, call: Call, context: Any, metadata: Mapping[str, str | bytes]) -> None:
+    def _call(self, method: str) -> Call:
+        return Call(method, self._authorizer, self._quotas, self._clock.at_least_latest)
+
+    async def _enter(self, call: Call, context: Any, metadata: Mapping[str, str | bytes]) -> None:
         _current.set(call)
-        principal = self._authenticator.authenticate(context.auth_context(), metadata, self._clock.machine())
+        peer = context.peer()
+        call.address = _address(peer)
+        if sum(name == "authorization" for name, _ in context.invocation_metadata() or ()) > 1:
+            raise UnauthenticatedError(
+                "the call came with several tokens", reason="TOKEN_MALFORMED", next_step="send one token"
+            )
+        caller = Caller(context.auth_context(), metadata, peer)
+        principal = await self._authenticator.authenticate(caller, self._clock.machine())
         if principal.tenant not in self._tenants:
-            raise UnauthenticatedError("this gateway does not serve the certificate's tenant")
+            raise UnauthenticatedError(
+                "this gateway does not serve the caller's tenant",
+                reason="TENANT_UNKNOWN",
+                next_step="have the tenant added to the gateway's settings, or use another identity",
+            )
         call.principal = principal
+        self._require_allowed(principal)
         free = self._max_calls - self._calls
         # Of several tenants none gets more than what it leaves to the others: see fair_queue.py.
         if free <= 0 or (len(self._tenants) > 1 and self._calls_of[principal.tenant] >= free):
             raise OverloadedError(
                 f"{self._calls} calls are under way, as many as are allowed", retry_after=_RETRY_AFTER
             )
+        self._quotas.admit_call(principal)
         # Refusals above do not count: a flood of them must not keep others out.
         self._calls += 1
         self._calls_of[principal.tenant] += 1
@@ -370,11 +459,17 @@ class CallInterceptor(Interceptor):
             return
         if not isinstance(error, Exception):
             return
+        if isinstance(error, QuotaExceededError) and call.principal is not None:
+            self._telemetry.quota_refusal(call.principal.tenant, error.metadata.get("quota", ""))
         code, text, trailers = status_of(error)
         if code is grpc.StatusCode.INTERNAL:
             _log.error("a call failed", exc_info=error, extra={"fields": {"method": call.method}})
         _describe(call, error, text)
-        await asyncio.shield(self._recording(call, reason))
+        tenant = call.principal.tenant if call.principal is not None else ""
+        if not call.admitted and self._refusals[tenant].take():
+            self._summed_up[tenant, reason] += 1
+        elif call.recorded_as != reason:
+            await asyncio.shield(self._recording(call, reason))
         await context.abort(code, text, trailers)
 
     def _recording(self, call: Call, reason: str) -> asyncio.Task[None]:
@@ -391,13 +486,50 @@ class CallInterceptor(Interceptor):
             # The refusal stands; that it could not be recorded must be seen by people.
             _log.error("a refusal was not recorded: %s", problem, extra={"fields": {"reason": reason}})
 
+    async def sum_up(self) -> None:
+        """Record how many refusals were not recorded one by one. To be called now and then.
+
+        Raises:
+            LogError: it could not be recorded; it is tried the next time.
+        """
+        counts, self._summed_up = self._summed_up, Counter()
+        if not counts:
+            return
+        now, of_tenant = self._clock.at_least_latest(), dict[str, dict[str, int]]()
+        for (tenant, reason), count in counts.items():
+            of_tenant.setdefault(tenant, {})[reason] = count
+        records = [
+            AuditRecord(now, "Gateway/SumUpRefusals", tenant, details={"refusals": refusals}).encode()
+            for tenant, refusals in of_tenant.items()
+        ]
+        try:
+            await self._logs.submit(Submission(audit=records))
+        except BaseException:
+            self._summed_up += counts
+            raise
+
     def _count(self, call: Call, outcome: str, started: float) -> None:
         tenant, role = (call.principal.tenant, call.principal.role) if call.principal else ("", "")
+        if call.principal is None:
+            self._telemetry.authentication_failure(outcome)
+        elif call.decision is not None and call.decision.break_glass:
+            self._telemetry.break_glass_use(tenant, call.action)
+            _log.warning(
+                "a break-glass was used",
+                extra={"fields": {"grant": call.decision.break_glass, "subject": call.principal.subject}},
+            )
         self._telemetry.call(call.method, tenant, role, outcome, time.perf_counter() - started)
         if call.span.is_recording():
             key_version = str(call.details.get("keyVersion", ""))
             call.span.set_attributes({"tenant": tenant, "role": role, "key_version": key_version})
             set_outcome(call.span, outcome)
+
+
+@lru_cache(maxsize=4096)
+def _address(peer: str) -> str:
+    """The IP address in what gRPC calls a peer, ``ipv4:192.0.2.1:50000`` or ``ipv6:%5B2001:db8::1%5D:50000``."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]").partition("%")[0] if kind in ("ipv4", "ipv6") else ""
 
 
 def _describe(call: Call, error: Exception, text: str) -> None:

@@ -164,6 +164,8 @@ async def _serve(settings: Settings, *, accept_clock: bool) -> None:
     gc.freeze()
     gc.set_threshold(*_COLLECT)
     addresses = {"grpc": gateway.address, "http": gateway.http_address, "metrics": gateway.metrics_address}
+    if gateway.token_address is not None:
+        addresses["tokens"] = gateway.token_address
     _log.info("serving", extra={"fields": addresses})
     print(json.dumps({"serving": addresses}), flush=True)  # noqa: T201
     try:

@@ -7,7 +7,7 @@ another tenant should not learn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -34,6 +34,7 @@ class SealkeeperError(Exception):
         reason: stable, upper snake case.
         next_step: what a person can do; may be empty.
         retry_after: when a retry makes sense; ``None`` where it does not by itself.
+        metadata: further facts for programs, by stable names.
     """
 
     reason = "INTERNAL"
@@ -45,12 +46,14 @@ class SealkeeperError(Exception):
         reason: str | None = None,
         next_step: str = "",
         retry_after: timedelta | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         if reason is not None:
             self.reason = reason
         self.next_step = next_step
         self.retry_after = retry_after
+        self.metadata = dict(metadata or {})
 
 
 class InvalidRequestError(SealkeeperError):
@@ -120,6 +123,12 @@ class FailedPreconditionError(SealkeeperError):
     reason = "FAILED_PRECONDITION"
 
 
+class ApprovalRequiredError(FailedPreconditionError):
+    """It is proposed now, and done when others have approved of it; metadata ``proposal`` names the proposal."""
+
+    reason = "APPROVAL_REQUIRED"
+
+
 class RegionNotAllowedError(FailedPreconditionError):
     """The tenant's keys may not be there."""
 
@@ -144,6 +153,12 @@ class OverloadedError(SealkeeperError):
     reason = "OVERLOADED"
 
 
+class QuotaExceededError(OverloadedError):
+    """The tenant or the caller has used up its rate; ``retry_after`` says when there is some of it again."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
 class UnavailableError(SealkeeperError):
     """Something the gateway needs does not answer; a retry may succeed."""
 
@@ -154,6 +169,12 @@ class ClockWentBackError(UnavailableError):
     """The machine's clock shows an earlier time than the log's newest record, by more than can be bridged."""
 
     reason = "CLOCK_WENT_BACK"
+
+
+class IssuerUnavailableError(UnavailableError):
+    """The issuer of the token does not give its keys, and those that are known are too old or not the token's."""
+
+    reason = "ISSUER_UNAVAILABLE"
 
 
 class ProviderTimeoutError(ProviderUnavailableError):

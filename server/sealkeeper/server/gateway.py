@@ -7,16 +7,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime
-from functools import partial
+from datetime import datetime
 
-import grpc
 import msgspec
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
 
 from sealkeeper.hsm import KeyProvider, ProviderError, open_provider
+from sealkeeper.server.access import Access, open_access
 from sealkeeper.server.audit import AuditRecord
 from sealkeeper.server.authorities import (
     Authorities,
@@ -24,7 +22,6 @@ from sealkeeper.server.authorities import (
     read_authorities,
     require_authorities,
 )
-from sealkeeper.server.authorization import Authorizer, RoleAuthorizer, UnrestrictedAuthorizer
 from sealkeeper.server.calls import CallInterceptor
 from sealkeeper.server.certificates import CertificateAuthority, KeyCertificates
 from sealkeeper.server.clock import TOLERANCE, SteadyClock, rfc3339
@@ -33,65 +30,35 @@ from sealkeeper.server.errors import ConfigurationError, SealkeeperError
 from sealkeeper.server.grpc_front import GrpcFront
 from sealkeeper.server.http import HttpFront
 from sealkeeper.server.idempotency import RequestId, RequestLedger
-from sealkeeper.server.identity import (
-    Authenticator,
-    CertificateAuthenticator,
-    InsecureLoopbackAuthenticator,
-    Principal,
-    Role,
-    spiffe_id,
-)
+from sealkeeper.server.identities import Identities, open_identities
+from sealkeeper.server.identity import Principal, Role
 from sealkeeper.server.key import KeyVersion
-from sealkeeper.server.key_changes import KeyChanges
 from sealkeeper.server.key_import import KeyImport
-from sealkeeper.server.key_import_service import KeyImportService
 from sealkeeper.server.key_imports import KeyImports
-from sealkeeper.server.key_service import KeyService
+from sealkeeper.server.key_usage import KeyUsage
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.log import AUDIT, CT, LOG_NAMES, TRANSPARENCY, LogError, Sequencer, Submission, open_logs
-from sealkeeper.server.log_service import LogService
 from sealkeeper.server.new_version import VersionMaker
-from sealkeeper.server.provider_service import ProviderService
+from sealkeeper.server.provider_access import ProviderAccess
+from sealkeeper.server.quotas import Quotas, open_quotas
 from sealkeeper.server.residency import Residency
-from sealkeeper.server.settings import Settings, TlsSettings
+from sealkeeper.server.services import SERVICES, Parts, services
+from sealkeeper.server.settings import Settings
 from sealkeeper.server.signing import Signing, recorded_signing
-from sealkeeper.server.signing_service import SigningService
 from sealkeeper.server.store.database import Database, open_database
 from sealkeeper.server.store.import_table import ImportTable
 from sealkeeper.server.store.key_table import KeyTable
+from sealkeeper.server.store.quota_table import QuotaTable
+from sealkeeper.server.store.usage_table import UsageTable
 from sealkeeper.server.telemetry import Telemetry
 from sealkeeper.server.timestamping import TimestampAuthority
-from sealkeeper.server.tls import read_tls_files
 from sealkeeper.server.trust import Trust
-from sealkeeper.server.trust_service import TrustService
-from sealkeeper.v1 import (
-    key_import_pb2,
-    key_import_pb2_grpc,
-    key_pb2,
-    key_pb2_grpc,
-    log_pb2,
-    log_pb2_grpc,
-    provider_pb2,
-    provider_pb2_grpc,
-    signing_pb2,
-    signing_pb2_grpc,
-    trust_pb2,
-    trust_pb2_grpc,
-)
 
 _log = logging.getLogger("sealkeeper")
 AUTHORITIES_FILE = "authorities.json"
 LOGS_FOLDER = "logs"
 _CHECK_INTERVAL = 5.0
 _CHECK_TIMEOUT = 5.0
-_SERVICES = (
-    key_pb2.DESCRIPTOR.services_by_name["KeyService"].full_name,
-    key_import_pb2.DESCRIPTOR.services_by_name["KeyImportService"].full_name,
-    provider_pb2.DESCRIPTOR.services_by_name["ProviderService"].full_name,
-    signing_pb2.DESCRIPTOR.services_by_name["SigningService"].full_name,
-    log_pb2.DESCRIPTOR.services_by_name["LogService"].full_name,
-    trust_pb2.DESCRIPTOR.services_by_name["TrustService"].full_name,
-)
 
 
 class Gateway:
@@ -99,12 +66,14 @@ class Gateway:
 
     Attributes:
         address: of the gRPC port.
+        token_address: of the gRPC port for callers with tokens; ``None`` where there is none.
         http_address: of the logs' HTTP port; ``None`` where it is off.
         metrics_address: of the Prometheus port; ``None`` where it is off.
     """
 
     def __init__(self, settings: Settings, clock: SteadyClock) -> None:
         self.address = ""
+        self.token_address: str | None = None
         self.http_address: str | None = None
         self.metrics_address: str | None = None
         self._settings = settings
@@ -160,39 +129,64 @@ class Gateway:
         database = await open_database(settings.database_url)
         self._stack.push_async_callback(database.close)
         residency = Residency(settings.residency, telemetry.residency_refusal)
-        keys, imports = await self._open_keys(database, residency)
+        quotas = await open_quotas(settings.quotas, settings.tenants, QuotaTable(database))
+        self._stack.push_async_callback(quotas.close)
+        owners = ProviderAccess(settings.providers)
+        keys, imports = await self._open_keys(database, residency, owners, quotas)
         ledger = RequestLedger(database, self._clock, lambda: logs.tree_sizes[AUDIT])
-        await _recover_requests(ledger, logs)
+        usage = KeyUsage(UsageTable(database), self._clock, lambda: logs.tree_sizes[AUDIT])
+        await _recover(ledger, usage, logs)
+        self._stack.push_async_callback(usage.close)
         ledger.start()
         self._stack.push_async_callback(ledger.close)
         trust = Trust(
             settings.gateway.domain, authorities.trusted_root(), authorities.signing_config(), keys, self._clock
         )
-        signing = self._signing(authorities, provider, keys, residency, logs, telemetry)
-        front = self._front(logs, telemetry)
-        service, changes = (
-            SigningService(signing, keys, ledger, trust, self._clock),
-            KeyChanges(ledger, logs, self._clock),
+        signing = self._signing(authorities, provider, keys, residency, logs, telemetry, usage)
+        identities = await open_identities(settings, self._clock.machine())
+        self._stack.push_async_callback(identities.close)
+        if identities.tokens is not None:
+            telemetry.watch_issuers(identities.tokens.ages)
+        access = await open_access(settings, database, keys, quotas, identities, logs, self._clock, telemetry)
+        self._stack.push_async_callback(access.close)
+        interceptor = CallInterceptor(
+            identities,
+            access.authorizer,
+            frozenset(settings.tenants),
+            logs,
+            self._clock,
+            telemetry,
+            quotas,
+            identities.require_allowed,
         )
-        key_imports = KeyImportService(imports, changes, self._clock)
-        providers = ProviderService(self._providers, residency, self._clock)
-        names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-        for register in (
-            partial(health_pb2_grpc.add_HealthServicer_to_server, self._health),
-            partial(reflection.enable_server_reflection, names),
-            partial(key_pb2_grpc.add_KeyServiceServicer_to_server, KeyService(keys, changes, logs, self._clock)),
-            partial(key_import_pb2_grpc.add_KeyImportServiceServicer_to_server, key_imports),
-            partial(provider_pb2_grpc.add_ProviderServiceServicer_to_server, providers),
-            partial(signing_pb2_grpc.add_SigningServiceServicer_to_server, service),
-            partial(log_pb2_grpc.add_LogServiceServicer_to_server, LogService(logs)),
-            partial(trust_pb2_grpc.add_TrustServiceServicer_to_server, TrustService(trust)),
-        ):
+        front = GrpcFront(interceptor, settings.gateway.max_concurrent_calls)
+        parts = Parts(
+            self._providers,
+            owners,
+            residency,
+            keys,
+            imports,
+            signing,
+            usage,
+            trust,
+            logs,
+            ledger,
+            identities,
+            access,
+            quotas,
+            self._clock,
+        )
+        for register in services(parts, self._health):
             front.add(register)
-        await self._serve(front, authorities)
-        await self._check_health(logs, authorities.provider)
-        self._repeat("health", lambda: self._check_health(logs, authorities.provider))
+        await self._serve(front, authorities, identities, access)
+        await self._check_health(logs, owners, authorities.provider)
+        self._repeat("health", lambda: self._check_health(logs, owners, authorities.provider))
         self._repeat("janitor", lambda: self._destroy_due(keys, logs))
         self._repeat("imports", lambda: self._tidy_imports(imports, logs))
+        self._repeat("access", access.tidy)
+        self._repeat("identities", identities.refresh)
+        self._repeat("usage", usage.flush)
+        self._repeat("refusals", interceptor.sum_up)
 
     async def _open_providers(self, telemetry: Telemetry, needed: str) -> None:
         """Open all providers. One that is out of reach is waited for, unless the gateway's own keys are in it."""
@@ -212,10 +206,14 @@ class Gateway:
             self._providers[name] = configured
         telemetry.watch_providers(self._providers)
 
-    async def _open_keys(self, database: Database, residency: Residency) -> tuple[Keys, KeyImports]:
+    async def _open_keys(
+        self, database: Database, residency: Residency, owners: ProviderAccess, quotas: Quotas
+    ) -> tuple[Keys, KeyImports]:
         table, imports, settings = KeyTable(database), ImportTable(database), self._settings
-        maker = VersionMaker(self._providers, table, residency, settings.gateway.domain, self._clock.now)
-        keys = Keys(table, self._providers, maker, settings.keys, self._clock, await table.read())
+        maker = VersionMaker(self._providers, table, owners, residency, settings.gateway.domain, self._clock.now)
+        stored = await table.read()
+        owners.require_held(stored)
+        keys = Keys(table, self._providers, maker, settings.keys, self._clock, stored, quotas.require_key)
         _require_providers(keys, self._providers)
         self._stack.push_async_callback(keys.close)
         found = KeyImports(imports, keys, maker, self._providers, self._clock, await imports.read())
@@ -264,6 +262,7 @@ class Gateway:
         residency: Residency,
         logs: Sequencer,
         telemetry: Telemetry,
+        usage: KeyUsage,
     ) -> Signing:
         async def record(precertificate: bytes) -> None:
             await logs.submit(Submission(ct=[precertificate]))
@@ -290,25 +289,10 @@ class Gateway:
             authorities.log_verifier(TRANSPARENCY).log_id,
             self._clock,
             telemetry,
+            usage,
         )
 
-    def _front(self, logs: Sequencer, telemetry: Telemetry) -> GrpcFront:
-        authenticator, authorizer = self._identity()
-        interceptor = CallInterceptor(
-            authenticator, authorizer, frozenset(self._settings.tenants), logs, self._clock, telemetry
-        )
-        return GrpcFront(interceptor, self._settings.gateway.max_concurrent_calls)
-
-    def _identity(self) -> tuple[Authenticator, Authorizer]:
-        settings = self._settings.gateway
-        if not settings.insecure:
-            return CertificateAuthenticator(settings.domain), RoleAuthorizer()
-        tenant = self._settings.tenants[0]
-        everybody = Principal(tenant, spiffe_id(settings.domain, tenant, Role.ADMIN, "insecure"), Role.ADMIN)
-        _log.warning("plaintext on loopback: every process of this machine may use every key of tenant %s", tenant)
-        return InsecureLoopbackAuthenticator(everybody), UnrestrictedAuthorizer()
-
-    async def _serve(self, front: GrpcFront, authorities: Authorities) -> None:
+    async def _serve(self, front: GrpcFront, authorities: Authorities, identities: Identities, access: Access) -> None:
         settings = self._settings
         logs = HttpFront(
             {name: settings.storage.directory / LOGS_FOLDER / name for name in (TRANSPARENCY, CT)},
@@ -319,13 +303,18 @@ class Gateway:
             self.http_address = await logs.serve_logs(settings.http.listen)
         if settings.telemetry.metrics_listen is not None:
             self.metrics_address = await logs.serve_metrics(settings.telemetry.metrics_listen)
-        tls = settings.gateway.tls
-        credentials = None if settings.gateway.insecure or tls is None else _credentials(tls)
-        self.address = await front.start(settings.gateway.listen, credentials)
-        self._stack.push_async_callback(self._drain, front)
+        gateway = settings.gateway
+        self.address = await front.listen(gateway.listen, identities.credentials, "gateway.listen")
+        if gateway.token_listen is not None:
+            self.token_address = await front.listen(
+                gateway.token_listen, identities.token_credentials, "gateway.token_listen"
+            )
+        await front.serve()
+        self._stack.push_async_callback(self._drain, front, access)
 
-    async def _drain(self, front: GrpcFront) -> None:
+    async def _drain(self, front: GrpcFront, access: Access) -> None:
         await self._health.enter_graceful_shutdown()
+        access.proposals.end_watching()
         await front.stop(self._settings.gateway.drain_period.total_seconds())
 
     async def _answers(self, name: str, provider: ConfiguredProvider) -> bool:
@@ -336,7 +325,7 @@ class Gateway:
             return False
         return True
 
-    async def _check_health(self, logs: Sequencer, needed: str) -> None:
+    async def _check_health(self, logs: Sequencer, owners: ProviderAccess, needed: str) -> None:
         """NOT_SERVING where the logs, or the provider of the gateway's own keys, do not answer: nothing is signed then.
 
         Each provider has a name of its own in the health service, ``providers/{provider}``: one that is down does not
@@ -346,8 +335,10 @@ class Gateway:
         answers = await asyncio.gather(*(self._answers(name, self._providers[name]) for name in names))
         outcomes = dict(zip(names, answers, strict=True))
         for name, answered in outcomes.items():
-            await self._health.set(f"providers/{name}", _status(answered and self._providers[name].available))
-        for service in ("", *_SERVICES):
+            # The health service answers everybody. Tenants see providers of their own through ProviderService.
+            if owners.everybodys(name):
+                await self._health.set(f"providers/{name}", _status(answered and self._providers[name].available))
+        for service in ("", *SERVICES):
             await self._health.set(service, _status(outcomes[needed] and not logs.broken))
 
     async def _destroy_due(self, keys: Keys, logs: Sequencer) -> None:
@@ -413,14 +404,6 @@ def _require_providers(keys: Keys, providers: Mapping[str, ConfiguredProvider]) 
         )
 
 
-def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
-    # By the machine's clock, as the peers' TLS has it.
-    files = read_tls_files(tls, datetime.now(UTC))
-    return grpc.ssl_server_credentials(
-        [(files.key, files.certificate)], root_certificates=files.client_ca, require_client_auth=True
-    )
-
-
 async def _newest_record_time(logs: Sequencer) -> datetime | None:
     reader = logs.log(AUDIT)
     if reader.tree_size == 0:
@@ -430,13 +413,23 @@ async def _newest_record_time(logs: Sequencer) -> datetime | None:
     return None
 
 
-async def _recover_requests(ledger: RequestLedger, logs: Sequencer) -> None:
-    """Let the ledger know of what was signed, and not yet in the database, when the gateway ended."""
-    start = await ledger.open()
-    async for _, bodies in logs.log(AUDIT).entries(min(start, logs.tree_sizes[AUDIT])):
-        for body in bodies:
-            one = recorded_signing(body)
-            if one is not None:
-                caller = Principal(one.tenant, one.subject, Role.CI)
-                request = RequestId.of(caller, one.method, one.request_id, b"")
-                ledger.recover(RequestId(request.id, one.fingerprint), one.time, one.answer)
+async def _recover(ledger: RequestLedger, usage: KeyUsage, logs: Sequencer) -> None:
+    """Let the ledger and the use of keys know what was signed and not in the database when the gateway ended."""
+    audit, size = logs.log(AUDIT), logs.tree_sizes[AUDIT]
+    answered, counted = min(await ledger.open(), size), min(await usage.open(), size)
+    start = min(answered, counted)
+    async for first, bodies in audit.entries(start):
+        for index, body in enumerate(bodies, first):
+            if index >= counted:
+                usage.replay(body)
+            if index >= answered:
+                _recover_request(ledger, body)
+    await usage.complete(logs.log(TRANSPARENCY))
+
+
+def _recover_request(ledger: RequestLedger, record: bytes) -> None:
+    one = recorded_signing(record)
+    if one is not None:
+        caller = Principal(one.tenant, one.subject, Role.CI)
+        request = RequestId.of(caller, one.method, one.request_id, b"")
+        ledger.recover(RequestId(request.id, one.fingerprint), one.time, one.answer)

@@ -46,12 +46,13 @@ class GrpcFront:
         for server in self._servers:
             register(server)
 
-    async def start(self, address: str, credentials: grpc.ServerCredentials | None) -> str:
-        """Listen and answer.
+    async def listen(self, address: str, credentials: Callable[[], grpc.ServerCredentials | None], setting: str) -> str:
+        """Listen, and answer when ``serve`` is called.
 
         Args:
             address: ``host:port``; 0 for any port.
-            credentials: ``None`` for plaintext.
+            credentials: makes those of one server's port; ``None`` for plaintext.
+            setting: that names the address.
 
         Returns:
             The address, with the port that was taken where 0 was asked for.
@@ -63,18 +64,22 @@ class GrpcFront:
         try:
             await asyncio.to_thread(_require_free, host.strip("[]"), int(port))
             for server in self._servers:
-                if credentials is None:
+                made = credentials()
+                if made is None:
                     port = str(server.add_insecure_port(f"{host}:{port}"))
                 else:
-                    port = str(server.add_secure_port(f"{host}:{port}", credentials))
+                    port = str(server.add_secure_port(f"{host}:{port}", made))
         except (OSError, RuntimeError):
             raise ConfigurationError(
-                f"gateway.listen = {address!r} cannot be listened on",
+                f"{setting} = {address!r} cannot be listened on",
                 next_step="end what listens there, or set another port",
             ) from None
+        return f"{host}:{port}"
+
+    async def serve(self) -> None:
+        """Begin to answer."""
         for server in self._servers:
             await server.start()
-        return f"{host}:{port}"
 
     async def stop(self, grace: float) -> None:
         """Take no more calls, and finish those under way for ``grace`` seconds."""

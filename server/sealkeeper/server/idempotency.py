@@ -84,6 +84,10 @@ class RequestRow(Generic[T]):
             "answer": self.encode(answer),
         }
 
+    def write(self, connection: Connection, answer: T) -> None:
+        """As ``Alongside`` has it."""
+        connection.execute(requests.insert(), self.filled(answer))
+
 
 @dataclass(slots=True)
 class _Running:

@@ -193,7 +193,8 @@ def _make_certificates(plan: Plan, directory: Path, now: datetime) -> None:
     for role in Role:
         folder = directory / "clients" / role
         folder.mkdir(mode=0o700)
-        caller = ca.issue_client(spiffe_id(plan.domain, plan.tenant, role, "local"), now, CERTIFICATE_LIFETIME)
+        # Named like its role: names are persons', and whoever proposes something does not approve of it.
+        caller = ca.issue_client(spiffe_id(plan.domain, plan.tenant, role, role), now, CERTIFICATE_LIFETIME)
         caller.write(folder / "cert.pem", folder / "key.pem")
         client = client_settings(
             f"clients/{role}.toml",

@@ -10,14 +10,15 @@ from google.protobuf.message import Message
 
 from sealkeeper.server.calls import Call, current_call
 from sealkeeper.server.clock import SteadyClock
-from sealkeeper.server.idempotency import RequestId, RequestLedger, RequestRow
+from sealkeeper.server.idempotency import RequestId, RequestLedger
 from sealkeeper.server.identity import Principal
 from sealkeeper.server.key import Key
 from sealkeeper.server.log import Sequencer, Submission
 from sealkeeper.server.new_version import Audit
+from sealkeeper.server.store.database import Alongside
 
 T = TypeVar("T")
-Change: TypeAlias = Callable[[Audit, RequestRow[Key] | None], Awaitable[Key]]
+Change: TypeAlias = Callable[[Audit, Alongside[Key] | None], Awaitable[Key]]
 
 
 class CallAudit:
@@ -70,7 +71,7 @@ class KeyChanges:
         self,
         request: Message,
         request_id: str,
-        change: Callable[[Audit, RequestRow[Any] | None], Awaitable[T]],
+        change: Callable[[Audit, Alongside[Any] | None], Awaitable[T]],
         replay: Callable[[bytes], Awaitable[T]],
     ) -> T:
         """Change something, or give the answer of the same request before.

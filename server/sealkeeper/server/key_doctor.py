@@ -22,6 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from sealkeeper.server.finding import Finding
 from sealkeeper.server.key import State
+from sealkeeper.server.provider_access import ProviderAccess
 from sealkeeper.server.residency import Residency
 from sealkeeper.server.resources import KeyName, KeyVersionName
 from sealkeeper.server.settings import Settings
@@ -56,7 +57,8 @@ def check_residency(settings: Settings, regions: Mapping[str, str]) -> list[Find
 def _residency(settings: Settings, residency: Residency, tenant: str, regions: Mapping[str, str]) -> Finding:
     label = f"residency {tenant}"
     allowed = ", ".join(sorted(settings.residency[tenant]))
-    fit = [name for name, region in regions.items() if residency.allows(tenant, region)]
+    access = ProviderAccess(settings.providers)
+    fit = [name for name, region in regions.items() if residency.allows(tenant, region) and access.allows(tenant, name)]
     if not fit:
         places = ", ".join(f"{name} {_place(region)}" for name, region in regions.items())
         text = f"its keys may be in {allowed} only, and no provider is known to be there: {places}"
@@ -94,7 +96,7 @@ def check_keys(settings: Settings, now: datetime) -> list[Finding]:
         ]
     if versions is None:
         return [("keys", True, "there is no metadata database yet; the gateway makes it when it starts", "")]
-    findings = [*_lost(settings, versions), *_standbys(settings, versions)]
+    findings = [*_lost(settings, versions), *_strangers(settings, versions), *_standbys(settings, versions)]
     return findings or [("keys", True, f"the providers of all {len(versions)} key versions are in the settings", "")]
 
 
@@ -159,6 +161,22 @@ def _lost(settings: Settings, versions: Iterable[_Version]) -> list[Finding]:
             f"add [providers.{provider}] again, or destroy its keys first; the gateway does not start before",
         )
         for provider, found in sorted(lost.items())
+    ]
+
+
+def _strangers(settings: Settings, versions: Iterable[_Version]) -> list[Finding]:
+    access, found = ProviderAccess(settings.providers), defaultdict(list)
+    for version in versions:
+        if version.provider in settings.providers and not access.allows(version.name.tenant, version.provider):
+            found[version.provider, version.name.tenant].append(version)
+    return [
+        (
+            f"keys of {tenant} in {provider}",
+            False,
+            f"{len(held)} key versions of {tenant} are in provider {provider}, which is others' alone: {_some(held)}",
+            f"add {tenant} to [providers.{provider}] tenants; the gateway does not start before",
+        )
+        for (provider, tenant), held in sorted(found.items())
     ]
 
 

@@ -9,13 +9,17 @@ import msgspec
 
 from sealkeeper.hsm import WrapMethod
 from sealkeeper.server.authorization import Action
-from sealkeeper.server.calls import current_call
+from sealkeeper.server.calls import Call, current_call
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import InvalidRequestError
+from sealkeeper.server.key import Key
 from sealkeeper.server.key_changes import KeyChanges
 from sealkeeper.server.key_import import ImportState, KeyImport
 from sealkeeper.server.key_imports import MAX_WRAPPED, ImportOrder, KeyImports, WrappedKey
+from sealkeeper.server.new_version import Audit
+from sealkeeper.server.proposals import IndexedAudit, Proposals
 from sealkeeper.server.resources import KeyImportName, KeyName, parse_id, parse_import_name, parse_tenant_name
+from sealkeeper.server.store.database import Alongside, Both
 from sealkeeper.server.translation import (
     algorithm_name,
     algorithm_value,
@@ -49,12 +53,14 @@ class KeyImportService(key_import_pb2_grpc.KeyImportServiceServicer):
     Args:
         imports: all imports.
         changes: has keys changed.
+        proposals: where imports wait that need approvals.
         clock: the time.
     """
 
-    def __init__(self, imports: KeyImports, changes: KeyChanges, clock: SteadyClock) -> None:
+    def __init__(self, imports: KeyImports, changes: KeyChanges, proposals: Proposals, clock: SteadyClock) -> None:
         self._imports = imports
         self._changes = changes
+        self._proposals = proposals
         self._clock = clock
 
     async def BeginKeyImport(  # noqa: N802
@@ -63,7 +69,8 @@ class KeyImportService(key_import_pb2_grpc.KeyImportServiceServicer):
         """Have a store offer a wrapping key."""
         parent = parse_tenant_name(request.parent, "parent")
         name = KeyName(parent.tenant, parse_id(request.key_id, "key_id"))
-        current_call().authorize(Action.IMPORT_KEY, name)
+        # What is approved of is the key that is handed in, not that a store offers to take one.
+        current_call().authorize(Action.IMPORT_KEY, name, proposable=True)
         order = _order(request, name)
         begun = await self._changes.once_for(
             request, request.request_id, lambda audit, row: self._imports.begin(order, audit, row), self._replay
@@ -75,22 +82,42 @@ class KeyImportService(key_import_pb2_grpc.KeyImportServiceServicer):
     ) -> key_import_pb2.FinishKeyImportResponse:
         """Have the store unwrap a private key, and make a version of it."""
         name = parse_import_name(request.name, "name")
-        current_call().authorize(Action.IMPORT_KEY, name)
+        call = current_call()
+        call.authorize(Action.IMPORT_KEY, name, proposable=True)
         wrapped = _wrapped(request)
-        key = await self._changes.once(
-            request, request.request_id, lambda audit, row: self._imports.finish(name, wrapped, audit, row)
-        )
+
+        async def finish(audit: Audit, row: Alongside[Key] | None) -> Key:
+            if not call.approvals:
+                return await self._imports.finish(name, wrapped, audit, row)
+            # Nobody shall have to approve of what cannot be done anyway.
+            self._imports.require_possible(name, wrapped)
+            return await self._proposals.to_the_end(self._finish_approved(call, name, wrapped, audit, row))
+
+        key = await self._changes.once(request, request.request_id, finish)
         now = self._clock.at_least_latest()
         return key_import_pb2.FinishKeyImportResponse(
             key=key_message(key, now), version=version_message(key.versions[-1], now)
         )
+
+    async def _finish_approved(
+        self, call: Call, name: KeyImportName, wrapped: WrappedKey, audit: Audit, row: Alongside[Key] | None
+    ) -> Key:
+        parameters = self._imports.parameters(name, wrapped)
+        ending = await self._proposals.require(call, Action.IMPORT_KEY, name, parameters)
+        if ending is None:
+            return await self._imports.finish(name, wrapped, audit, row)
+        record = IndexedAudit(audit)
+        ending = ending.recorded_by(record)
+        key = await self._imports.finish(name, wrapped, record, ending if row is None else Both(row, ending))
+        ending.seen()
+        return key
 
     async def CancelKeyImport(  # noqa: N802
         self, request: key_import_pb2.CancelKeyImportRequest, context: Any
     ) -> key_import_pb2.CancelKeyImportResponse:
         """Give an import up."""
         name = parse_import_name(request.name, "name")
-        current_call().authorize(Action.IMPORT_KEY, name)
+        current_call().authorize(Action.IMPORT_KEY, name, proposable=True)
         closed = await self._imports.cancel(name, self._changes.audit())
         return key_import_pb2.CancelKeyImportResponse(key_import=_message(closed, self._clock.at_least_latest()))
 

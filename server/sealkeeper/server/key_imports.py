@@ -42,13 +42,13 @@ from sealkeeper.server.errors import (
     NotFoundError,
     SealkeeperError,
 )
-from sealkeeper.server.idempotency import RequestRow
 from sealkeeper.server.identity import Principal
 from sealkeeper.server.key import Key
 from sealkeeper.server.key_import import ImportState, KeyImport
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.new_version import Audit, Making, VersionMaker, version_label
 from sealkeeper.server.resources import KeyImportName, KeyName
+from sealkeeper.server.store.database import Alongside, writer
 from sealkeeper.server.store.import_table import ImportTable
 from sealkeeper.server.under_way import UnderWay
 
@@ -185,7 +185,7 @@ class KeyImports:
         """Wait for the changes under way."""
         await self._changes.close()
 
-    async def begin(self, order: ImportOrder, audit: Audit, row: RequestRow[KeyImportName] | None = None) -> KeyImport:
+    async def begin(self, order: ImportOrder, audit: Audit, also: Alongside[KeyImportName] | None = None) -> KeyImport:
         """Have the store offer a wrapping key.
 
         Raises:
@@ -193,9 +193,9 @@ class KeyImports:
             FailedPreconditionError: the key has another algorithm, or too many imports are OPEN.
             ProviderError: the store does not take keys, or does not answer.
         """
-        return await self._changes.to_the_end(self._begin(order, audit, row))
+        return await self._changes.to_the_end(self._begin(order, audit, also))
 
-    async def _begin(self, order: ImportOrder, audit: Audit, row: RequestRow[KeyImportName] | None) -> KeyImport:
+    async def _begin(self, order: ImportOrder, audit: Audit, also: Alongside[KeyImportName] | None) -> KeyImport:
         tenant = order.key.tenant
         algorithm, provider = self._target(order)
         if self._open[tenant] >= MAX_OPEN:
@@ -225,7 +225,7 @@ class KeyImports:
                     "expireTime": begun.expire_time,
                 }
             )
-            await self._table.write(begun, row.filled(begun.name) if row is not None else None)
+            await self._table.write(begun, writer(also, begun.name))
         except BaseException:
             self._open[tenant] -= 1
             await self._remove(begun)
@@ -293,7 +293,7 @@ class KeyImports:
         )
 
     async def finish(
-        self, name: KeyImportName, key: WrappedKey, audit: Audit, request: RequestRow[Key] | None = None
+        self, name: KeyImportName, key: WrappedKey, audit: Audit, also: Alongside[Key] | None = None
     ) -> Key:
         """Have the store unwrap a private key, and make a version of it.
 
@@ -307,14 +307,9 @@ class KeyImports:
 
         async def change() -> Key:
             async with self._lock(name):
-                begun = self._require_open(name)
-                if key.method not in begun.wrapping_key.methods:
-                    known = ", ".join(begun.wrapping_key.methods)
-                    raise InvalidRequestError.of("wrap_method", f"is not one of the import's: {known}")
-                require_strong(ALGORITHMS[begun.algorithm], key.public_key)
-                _require_usual_form(begun.algorithm, key.public_key)
+                begun = self.require_possible(name, key)
                 try:
-                    made = await self._made(begun, key, audit, request)
+                    made = await self._made(begun, key, audit, also)
                 except PublicKeyMismatchError:
                     await self._closed(begun, ImportState.FAILED)
                     raise
@@ -328,19 +323,49 @@ class KeyImports:
 
         return await self._changes.to_the_end(change())
 
+    def require_possible(self, name: KeyImportName, key: WrappedKey) -> KeyImport:
+        """See whether an import could be finished so, as far as that can be seen without the store.
+
+        Raises:
+            SealkeeperError, ProviderError: as ``finish``.
+        """
+        begun = self._require_open(name)
+        if key.method not in begun.wrapping_key.methods:
+            known = ", ".join(begun.wrapping_key.methods)
+            raise InvalidRequestError.of("wrap_method", f"is not one of the import's: {known}")
+        require_strong(ALGORITHMS[begun.algorithm], key.public_key)
+        _require_usual_form(begun.algorithm, key.public_key)
+        return begun
+
+    def parameters(self, name: KeyImportName, key: WrappedKey) -> dict[str, Any]:
+        """What is proposed where the import is to be finished so: enough to tell the key, and nothing of it.
+
+        Raises:
+            NotFoundError: there is no such import.
+        """
+        period = key.publish_period
+        return {
+            "keyImport": str(name),
+            "key": str(self.get(name).key),
+            "wrapMethod": key.method.value,
+            "wrappedKeyDigest": f"sha256:{sha256(key.wrapped).hexdigest()}",
+            "publicKeyFingerprint": fingerprint(key.public_key),
+            "publishPeriodSeconds": None if period is None else int(period.total_seconds()),
+        }
+
     def _lock(self, name: KeyImportName) -> asyncio.Lock:
         """Of one import; of names that there are not none is kept."""
         self.get(name)
         return self._locks.setdefault(name, asyncio.Lock())
 
-    async def _made(self, begun: KeyImport, key: WrappedKey, audit: Audit, request: RequestRow[Key] | None) -> Key:
+    async def _made(self, begun: KeyImport, key: WrappedKey, audit: Audit, also: Alongside[Key] | None) -> Key:
         _require_algorithm(self._keys.find(begun.key), begun.algorithm)
         making = Making(begun.provider, _Imported(begun, key), standby=begun.standby)
         with self._keys.importing(begun.key.tenant, key.public_key):
             try:
                 if self._keys.find(begun.key) is None:
-                    return await self._keys.create(begun.key, begun.algorithm, begun.labels, audit, request, making)
-                return await self._keys.rotate(begun.key, key.publish_period, audit, request, making)
+                    return await self._keys.create(begun.key, begun.algorithm, begun.labels, audit, also, making)
+                return await self._keys.rotate(begun.key, key.publish_period, audit, also, making)
             except (ImportExpiredError, KeyHandleError) as error:
                 raise FailedPreconditionError(
                     f"provider {begun.provider} has forgotten the import: {error}",
@@ -404,7 +429,7 @@ class KeyImports:
         close_time = begun.close_time or self._clock.at_least_latest()
         closed = replace(begun, state=state, close_time=close_time, key_version=key_version, left_over=left_over)
         if closed != begun:
-            await self._table.write(closed, None)
+            await self._table.write(closed, writer(None, closed.name))
         self._open[begun.name.tenant] -= begun.state is ImportState.OPEN
         self._imports[begun.name] = closed
         return closed

@@ -8,11 +8,13 @@ from sealkeeper.server.authorization import Action
 from sealkeeper.server.calls import current_call
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import InvalidRequestError, NotFoundError
-from sealkeeper.server.key import State
+from sealkeeper.server.key import Key, State
 from sealkeeper.server.key_changes import KeyChanges
 from sealkeeper.server.keys import Keys, StateChange
 from sealkeeper.server.log import AUDIT, Sequencer
-from sealkeeper.server.new_version import Making
+from sealkeeper.server.new_version import Audit, Making
+from sealkeeper.server.proposals import Proposals
+from sealkeeper.server.proposed_changes import STATES, state_parameters
 from sealkeeper.server.resources import (
     KeyName,
     parse_id,
@@ -20,6 +22,7 @@ from sealkeeper.server.resources import (
     parse_tenant_name,
     parse_version_name,
 )
+from sealkeeper.server.store.database import Alongside
 from sealkeeper.server.translation import (
     algorithm_name,
     evidence_message,
@@ -48,13 +51,17 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
     Args:
         keys: all keys.
         changes: has them changed.
+        proposals: where changes wait that need approvals.
         logs: where changes are recorded.
         clock: the time.
     """
 
-    def __init__(self, keys: Keys, changes: KeyChanges, logs: Sequencer, clock: SteadyClock) -> None:
+    def __init__(
+        self, keys: Keys, changes: KeyChanges, proposals: Proposals, logs: Sequencer, clock: SteadyClock
+    ) -> None:
         self._keys = keys
         self._changes = changes
+        self._proposals = proposals
         self._logs = logs
         self._clock = clock
 
@@ -135,12 +142,19 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
         self, request: key_pb2.SetKeyVersionStateRequest, context: Any
     ) -> key_pb2.SetKeyVersionStateResponse:
         """Move a version into another state."""
-        name = parse_version_name(request.name, "name")
-        current_call().authorize(Action.SET_KEY_VERSION_STATE, name)
+        name, call = parse_version_name(request.name, "name"), current_call()
         change = _state_change(request)
-        key = await self._changes.once(
-            request, request.request_id, lambda audit, row: self._keys.set_state(name, change, audit, row)
-        )
+        action = STATES.get(change.state, Action.SET_KEY_VERSION_STATE)
+        call.authorize(action, name, proposable=True)
+
+        async def move(audit: Audit, row: Alongside[Key] | None) -> Key:
+            if call.approvals:
+                # Nobody shall have to approve of what cannot be done anyway.
+                parameters = state_parameters(self._keys.possible(name, change))
+                await self._proposals.require(call, action, name, parameters)
+            return await self._keys.set_state(name, change, audit, row)
+
+        key = await self._changes.once(request, request.request_id, move)
         version = key.versions[name.number - 1]
         return key_pb2.SetKeyVersionStateResponse(version=version_message(version, self._clock.at_least_latest()))
 

@@ -28,12 +28,12 @@ from sealkeeper.server.errors import (
     NotFoundError,
     SealkeeperError,
 )
-from sealkeeper.server.idempotency import RequestRow
 from sealkeeper.server.key import Key, KeyVersion, State
 from sealkeeper.server.log import LogError
 from sealkeeper.server.new_version import Audit, MadeVersion, Making, VersionMaker
 from sealkeeper.server.resources import KeyName, KeyVersionName
 from sealkeeper.server.settings import KeySettings
+from sealkeeper.server.store.database import Alongside, writer
 from sealkeeper.server.store.key_table import KeyTable
 from sealkeeper.server.under_way import UnderWay
 
@@ -55,6 +55,7 @@ class Keys:
         settings: of keys.
         clock: the time.
         keys: as the table has them.
+        require_key: raises where a tenant, which has so many keys, gets no further one.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class Keys:
         settings: KeySettings,
         clock: SteadyClock,
         keys: Iterable[Key],
+        require_key: Callable[[str, int], None] = lambda tenant, count: None,
     ) -> None:
+        self._require_key = require_key
         self._table = table
         self._providers = providers
         self._maker = maker
@@ -85,6 +88,8 @@ class Keys:
         # Versions whose destruction is recorded and not done: it is tried again and again.
         self._announced: set[KeyVersion] = set()
         self._revisions: Counter[str] = Counter()
+        # Keys that are being made, by tenant.
+        self._coming: Counter[str] = Counter()
         # Bytes of a tenant's trust root, about.
         self._weights: Counter[str] = Counter()
         # Those that there are and those that are being imported, by tenant.
@@ -138,6 +143,10 @@ class Keys:
     def of_tenant(self, tenant: str) -> list[Key]:
         """All keys of a tenant by name."""
         return self.page(tenant, "", len(self._keys))
+
+    def count(self, tenant: str) -> int:
+        """How many keys a tenant has."""
+        return len(self._names.get(tenant, ()))
 
     def revision(self, tenant: str) -> int:
         """Changes with every change of a tenant's keys."""
@@ -198,7 +207,7 @@ class Keys:
         algorithm: str,
         labels: Mapping[str, str],
         audit: Audit,
-        request: RequestRow[Key] | None = None,
+        also: Alongside[Key] | None = None,
         making: Making | None = None,
     ) -> Key:
         """Make a key with one ACTIVE version.
@@ -208,6 +217,7 @@ class Keys:
             NotFoundError: no such provider.
             AlgorithmNotSupportedError: the provider cannot do it.
             RegionNotAllowedError: the tenant's keys may not be there.
+            FailedPreconditionError: the tenant has as many keys as it may.
             ProviderError: the provider did not make it.
         """
         how = _in_provider(making or Making(), self._settings.default_provider)
@@ -216,13 +226,14 @@ class Keys:
             if name in self._keys:
                 raise AlreadyExistsError(f"there is a key {name} already", reason="KEY_EXISTS")
             self._require_room(name)
-            async with self._maker.made(name.version(1), algorithm, how, audit.principal) as made:
-                now = self._clock.now()
-                version = replace(made.version, state=State.ACTIVE, create_time=now, activate_time=_second(now))
-                index = await audit(made.details)
-                versions = (replace(version, ceremony_index=index),)
-                key = Key(name, algorithm, how.provider, dict(labels), now, 1, versions)
-                return await self._write(key, request)
+            with self._one_more_key(name.tenant):
+                async with self._maker.made(name.version(1), algorithm, how, audit.principal) as made:
+                    now = self._clock.now()
+                    version = replace(made.version, state=State.ACTIVE, create_time=now, activate_time=_second(now))
+                    index = await audit(made.details)
+                    versions = (replace(version, ceremony_index=index),)
+                    key = Key(name, algorithm, how.provider, dict(labels), now, 1, versions)
+                    return await self._write(key, also)
 
         return await self._to_the_end(name, change)
 
@@ -231,7 +242,7 @@ class Keys:
         name: KeyName,
         publish_period: timedelta | None,
         audit: Audit,
-        request: RequestRow[Key] | None = None,
+        also: Alongside[Key] | None = None,
         making: Making | None = None,
     ) -> Key:
         """Make a new version, ACTIVE after ``publish_period``; the one before retires at that second.
@@ -261,7 +272,7 @@ class Keys:
                     changed = replace(
                         changed, versions=(*changed.versions[:-1], replace(version, ceremony_index=index))
                     )
-                    return await self._write(changed, request)
+                    return await self._write(changed, also)
 
         return await self._to_the_end(name, change)
 
@@ -325,6 +336,16 @@ class Keys:
                 f"{key.name} has {MAX_VERSIONS} versions", reason="VERSION_LIMIT", next_step="make a new key"
             )
 
+    @contextmanager
+    def _one_more_key(self, tenant: str) -> Iterator[None]:
+        """While a key is being made it counts already: however many are asked for at once, no quota is overrun."""
+        self._require_key(tenant, self.count(tenant) + self._coming[tenant])
+        self._coming[tenant] += 1
+        try:
+            yield
+        finally:
+            self._coming[tenant] -= 1
+
     def _require_room(self, name: KeyName) -> None:
         if self._weights[name.tenant] > MAX_WEIGHT:
             raise FailedPreconditionError(
@@ -333,8 +354,28 @@ class Keys:
                 next_step="use another tenant for new keys",
             )
 
+    def possible(self, name: KeyVersionName, change: StateChange) -> StateChange:
+        """See whether a version could be moved so now; the change, with what it leaves to the gateway filled in.
+
+        Raises:
+            SealkeeperError: as ``set_state``.
+        """
+        key, version, now = self.get(name.parent), self.get_version(name), self._time_of(change)
+        _require_possible(key, version, change, now)
+        self._moved(key, version, change, now)
+        if change.state is State.COMPROMISED:
+            return replace(change, compromise_time=_compromise_time(version, change, now))
+        if change.state is State.DESTROY_SCHEDULED:
+            return replace(change, destroy_delay=self._destroy_delay(change))
+        return change
+
+    def _time_of(self, change: StateChange) -> datetime:
+        # A key can be switched off whatever the clock says.
+        off = change.state in (State.DISABLED, State.COMPROMISED)
+        return self._clock.at_least_latest() if off else self._clock.now()
+
     async def set_state(
-        self, name: KeyVersionName, change: StateChange, audit: Audit, request: RequestRow[Key] | None = None
+        self, name: KeyVersionName, change: StateChange, audit: Audit, also: Alongside[Key] | None = None
     ) -> Key:
         """Move a version into another state.
 
@@ -347,21 +388,12 @@ class Keys:
 
         async def move() -> Key:
             key, version = self.get(name.parent), self.get_version(name)
-            if change.etag and change.etag != key.etag:
-                raise ConflictError("the key has changed since its etag was read", next_step="read it again")
             with self._hold(name.parent):
-                # A key can be switched off whatever the clock says.
-                off = change.state in (State.DISABLED, State.COMPROMISED)
-                now = self._clock.at_least_latest() if off else self._clock.now()
-                current, allowed = version.state_at(now), version.transitions_at(now)
-                if change.state not in allowed:
-                    raise FailedPreconditionError(
-                        f"{name} is {current}; from there it can become {', '.join(sorted(allowed)) or 'nothing'}",
-                        reason="STATE_TRANSITION_REFUSED",
-                    )
+                now = self._time_of(change)
+                _require_possible(key, version, change, now)
                 changed = key.changed(*self._moved(key, version, change, now))
-                await audit({"keyVersion": str(name), "from": current, "to": change.state})
-                return await self._write(changed, request)
+                await audit({"keyVersion": str(name), "from": version.state_at(now), "to": change.state})
+                return await self._write(changed, also)
 
         return await self._to_the_end(name.parent, move)
 
@@ -462,8 +494,8 @@ class Keys:
             del self._held[name]
             held.set_result(None)
 
-    async def _write(self, key: Key, request: RequestRow[Key] | None) -> Key:
-        await self._table.write(key, request.filled(key) if request is not None else None)
+    async def _write(self, key: Key, also: Alongside[Key] | None) -> Key:
+        await self._table.write(key, writer(also, key))
         tenant, before = key.name.tenant, self._keys.get(key.name)
         if before is None:
             names = self._names[tenant]
@@ -491,6 +523,17 @@ class StateChange:
     compromise_time: datetime | None = None
     destroy_delay: timedelta | None = None
     etag: str = ""
+
+
+def _require_possible(key: Key, version: KeyVersion, change: StateChange, now: datetime) -> None:
+    if change.etag and change.etag != key.etag:
+        raise ConflictError("the key has changed since its etag was read", next_step="read it again")
+    current, allowed = version.state_at(now), version.transitions_at(now)
+    if change.state not in allowed:
+        raise FailedPreconditionError(
+            f"{version.name} is {current}; from there it can become {', '.join(sorted(allowed)) or 'nothing'}",
+            reason="STATE_TRANSITION_REFUSED",
+        )
 
 
 def _in_provider(making: Making, provider: str) -> Making:

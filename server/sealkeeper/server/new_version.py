@@ -15,6 +15,7 @@ from sealkeeper.server.configured_provider import ConfiguredProvider
 from sealkeeper.server.errors import NotFoundError, SealkeeperError
 from sealkeeper.server.identity import Principal
 from sealkeeper.server.key import Failover, KeyVersion, State
+from sealkeeper.server.provider_access import ProviderAccess
 from sealkeeper.server.residency import Residency
 from sealkeeper.server.resources import KeyVersionName
 from sealkeeper.server.store.key_table import KeyTable
@@ -125,6 +126,7 @@ class VersionMaker:
     Args:
         providers: by name.
         table: says whether a version became durable after all.
+        access: says whose a provider is.
         residency: of the tenants.
         gateway: its domain.
         now: the time.
@@ -134,12 +136,14 @@ class VersionMaker:
         self,
         providers: Mapping[str, ConfiguredProvider],
         table: KeyTable,
+        access: ProviderAccess,
         residency: Residency,
         gateway: str,
         now: Callable[[], datetime],
     ) -> None:
         self._providers = providers
         self._table = table
+        self._access = access
         self._residency = residency
         self._gateway = gateway
         self._now = now
@@ -148,15 +152,16 @@ class VersionMaker:
         """The provider of a name, where it may and can hold a tenant's key for an algorithm.
 
         Raises:
-            NotFoundError: there is none of the name.
+            NotFoundError: there is none of the name, or it is another tenant's.
             AlgorithmNotSupportedError: it cannot do the algorithm.
             RegionNotAllowedError: the tenant's keys may not be there.
             ProviderUnavailableError: it has not been reached yet.
         """
         provider = self._providers.get(name)
-        if provider is None:
+        if provider is None or not self._access.allows(tenant, name):
             known = ", ".join(sorted(one for one in self._providers if self._visible(tenant, one)))
-            raise NotFoundError(f"there is no provider {name!r}; known are {known}", reason="PROVIDER_UNKNOWN")
+            text = f"there is no provider {name!r}; known are {known or 'none'}"
+            raise NotFoundError(text, reason="PROVIDER_UNKNOWN")
         self._residency.require(tenant, provider.region, name, operation)
         if algorithm not in provider.info.algorithms:
             raise AlgorithmNotSupportedError(
@@ -166,7 +171,7 @@ class VersionMaker:
         return provider
 
     def _visible(self, tenant: str, name: str) -> bool:
-        return self._residency.allows(tenant, self._providers[name].region)
+        return self._access.allows(tenant, name) and self._residency.allows(tenant, self._providers[name].region)
 
     @asynccontextmanager
     async def made(

@@ -15,6 +15,7 @@ from sealkeeper.server.circuit_breaker import Circuit
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.configured_provider import ConfiguredProvider
 from sealkeeper.server.errors import NotFoundError
+from sealkeeper.server.provider_access import ProviderAccess
 from sealkeeper.server.residency import Residency
 from sealkeeper.server.resources import ProviderName, parse_provider_name, parse_tenant_name
 from sealkeeper.server.translation import algorithm_value, protection_level_value, timestamp, wrap_method_value
@@ -32,12 +33,20 @@ class ProviderService(provider_pb2_grpc.ProviderServiceServicer):
 
     Args:
         providers: by name.
+        access: says whose a provider is: another tenant's is not shown.
         residency: of the tenants: what is elsewhere is not shown.
         clock: the time.
     """
 
-    def __init__(self, providers: Mapping[str, ConfiguredProvider], residency: Residency, clock: SteadyClock) -> None:
+    def __init__(
+        self,
+        providers: Mapping[str, ConfiguredProvider],
+        access: ProviderAccess,
+        residency: Residency,
+        clock: SteadyClock,
+    ) -> None:
         self._providers = providers
+        self._access = access
         self._residency = residency
         self._clock = clock
 
@@ -64,7 +73,7 @@ class ProviderService(provider_pb2_grpc.ProviderServiceServicer):
         return provider_pb2.GetProviderResponse(provider=self._message(name))
 
     def _visible(self, tenant: str, name: str) -> bool:
-        return self._residency.allows(tenant, self._providers[name].region)
+        return self._access.allows(tenant, name) and self._residency.allows(tenant, self._providers[name].region)
 
     def _message(self, name: ProviderName) -> provider_pb2.Provider:
         one = self._providers[name.provider]

@@ -1,9 +1,9 @@
 """Resource names: parsed once, then carried as typed values.
 
 ``tenants/{tenant}``, ``tenants/{tenant}/keys/{key}``, ``tenants/{tenant}/keys/{key}/versions/{version}``,
-``tenants/{tenant}/keyImports/{import}``, ``tenants/{tenant}/providers/{provider}``, ``logs/{log}``
-(https://google.aip.dev/122). Every call makes some, so they are msgspec structs: made, hashed and
-compared in C.
+``tenants/{tenant}/keyImports/{import}``, ``tenants/{tenant}/providers/{provider}``,
+``tenants/{tenant}/grants/{grant}``, ``tenants/{tenant}/proposals/{proposal}``, ``logs/{log}``
+(https://google.aip.dev/122). Every call makes some, so they are msgspec structs: made, hashed and compared in C.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _TENANT = re.compile(rf"tenants/({ID.pattern})")
 _KEY = re.compile(rf"tenants/({ID.pattern})/keys/({ID.pattern})")
 _VERSION = re.compile(rf"tenants/({ID.pattern})/keys/({ID.pattern})/versions/([1-9][0-9]{{0,8}})")
 _IMPORT = re.compile(rf"tenants/({ID.pattern})/keyImports/({ID.pattern})")
+_GRANT = re.compile(rf"tenants/({ID.pattern})/grants/({ID.pattern})")
+_PROPOSAL = re.compile(rf"tenants/({ID.pattern})/proposals/({ID.pattern})")
 _PROVIDER = re.compile(rf"tenants/({ID.pattern})/providers/({ID.pattern})")
 LOGS = ("transparency", "ct", "audit")
 
@@ -83,6 +85,26 @@ class ProviderName(msgspec.Struct, frozen=True):
         return f"tenants/{self.tenant}/providers/{self.provider}"
 
 
+class GrantName(msgspec.Struct, frozen=True):
+    """``tenants/{tenant}/grants/{grant}``."""
+
+    tenant: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/grants/{self.id}"
+
+
+class ProposalName(msgspec.Struct, frozen=True):
+    """``tenants/{tenant}/proposals/{proposal}``."""
+
+    tenant: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/proposals/{self.id}"
+
+
 class LogName(msgspec.Struct, frozen=True):
     """``logs/{log}``."""
 
@@ -92,7 +114,9 @@ class LogName(msgspec.Struct, frozen=True):
         return f"logs/{self.log}"
 
 
-ResourceName: TypeAlias = TenantName | KeyName | KeyVersionName | KeyImportName | ProviderName | LogName
+ResourceName: TypeAlias = (
+    TenantName | KeyName | KeyVersionName | KeyImportName | ProviderName | GrantName | ProposalName | LogName
+)
 
 
 def parse_id(text: str, field: str) -> str:
@@ -165,6 +189,28 @@ def parse_import_name(text: str, field: str) -> KeyImportName:
     raise InvalidRequestError.of(field, "must be tenants/{tenant}/keyImports/{import}")
 
 
+def parse_grant_name(text: str, field: str) -> GrantName:
+    """Parse ``tenants/{tenant}/grants/{grant}``.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _GRANT.fullmatch(text):
+        return GrantName(match[1], match[2])
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}/grants/{grant}")
+
+
+def parse_proposal_name(text: str, field: str) -> ProposalName:
+    """Parse ``tenants/{tenant}/proposals/{proposal}``.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _PROPOSAL.fullmatch(text):
+        return ProposalName(match[1], match[2])
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}/proposals/{proposal}")
+
+
 def parse_provider_name(text: str, field: str) -> ProviderName:
     """Parse ``tenants/{tenant}/providers/{provider}``.
 
@@ -174,6 +220,23 @@ def parse_provider_name(text: str, field: str) -> ProviderName:
     if match := _PROVIDER.fullmatch(text):
         return ProviderName(match[1], match[2])
     raise InvalidRequestError.of(field, "must be tenants/{tenant}/providers/{provider}")
+
+
+def parse_resource(text: str, field: str = "resource") -> ResourceName:
+    """Parse a name of whatever kind.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    for parse in (
+        *(parse_tenant_name, parse_key_or_version_name, parse_import_name, parse_provider_name),
+        *(parse_grant_name, parse_proposal_name, parse_log_name),
+    ):
+        try:
+            return parse(text, field)
+        except InvalidRequestError:
+            continue
+    raise InvalidRequestError.of(field, "must be the name of a tenant, or of something of one, or of a log")
 
 
 def parse_log_name(text: str, field: str) -> LogName:

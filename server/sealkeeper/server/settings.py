@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -16,66 +15,21 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sealkeeper.server.errors import ConfigurationError
-from sealkeeper.server.resources import ID
+from sealkeeper.server.identity_settings import IdentitySettings, IssuerSettings, PersonSettings, TrustDomainSettings
+from sealkeeper.server.quota_settings import QuotaSettings
+from sealkeeper.server.setting_types import LOOPBACK, Address, Domain, Identifier, OtlpEndpoint, Region, Section
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9.-]{1,253}|\[[0-9a-f:]{2,39}\]):(?P<port>[0-9]{1,5})")
-_OTLP = re.compile(r"(?P<scheme>https?://)?(?P<address>.+)")
 _PREFIX, _DELIMITER = "SEALKEEPER_", "__"
 SETTINGS_FILE = "sealkeeper.toml"
 """As ``sealkeeper init`` names it."""
-
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-
-
-def _domain(value: str) -> str:
-    if len(value) > 200 or not _DOMAIN.fullmatch(value):
-        raise ValueError("must be a host name in lower case, for example sealkeeper.example.com")
-    return value
-
-
-def _address(value: str) -> str:
-    match = _ADDRESS.fullmatch(value)
-    if match is None or int(match["port"]) > 65535:
-        raise ValueError("must be host:port, for example 127.0.0.1:8443")
-    return value
-
-
-def _otlp_endpoint(value: str) -> str:
-    match = _OTLP.fullmatch(value)
-    address = _ADDRESS.fullmatch(match["address"]) if match is not None else None
-    if address is None or int(address["port"]) > 65535:
-        raise ValueError("must be host:port, http://host:port or https://host:port, for example 127.0.0.1:4317")
-    return value
-
-
-def _identifier(value: str) -> str:
-    if not ID.fullmatch(value):
-        raise ValueError('must be 1 to 63 of a-z, 0-9 and "-", start with a letter and not end with "-"')
-    return value
-
-
-def _region(value: str) -> str:
-    if value and not _REGION.fullmatch(value):
-        raise ValueError('must be 1 to 63 of a-z, 0-9 and "-", for example eu-central-1')
-    return value
-
-
-Region = Annotated[str, AfterValidator(_region)]
-Domain = Annotated[str, AfterValidator(_domain)]
-Address = Annotated[str, AfterValidator(_address)]
-OtlpEndpoint = Annotated[str, AfterValidator(_otlp_endpoint)]
-Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
 def host_of(address: str) -> str:
@@ -96,11 +50,7 @@ def endpoint_of(listen: str, domain: str) -> str:
     return f"{domain}:{listen.rpartition(':')[2]}" if is_wildcard(listen) else listen
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TlsSettings(_Section):
+class TlsSettings(Section):
     """Mutual TLS of the gRPC port: PEM files."""
 
     certificate: Path
@@ -108,14 +58,17 @@ class TlsSettings(_Section):
     client_ca: Path
 
 
-class GatewaySettings(_Section):
+class GatewaySettings(Section):
     """Where the gateway listens and what it is called.
 
-    ``domain`` names the gateway for good: log origins, certificate names and SPIFFE IDs are made of it.
+    ``domain`` names the gateway for good: log origins, certificate names and SPIFFE IDs are made of it. Callers with a
+    certificate connect to ``listen``, those with a token to ``token_listen``: a port of TLS either asks for
+    certificates or does not.
     """
 
     domain: Domain
     listen: Address = "127.0.0.1:8443"
+    token_listen: Address | None = None
     tls: TlsSettings | None = None
     insecure: bool = False
     max_concurrent_calls: int = Field(default=4096, ge=1, le=1_000_000)
@@ -127,23 +80,25 @@ class GatewaySettings(_Section):
             raise ValueError("insecure = true is allowed with a loopback listen address only")
         if not self.insecure and self.tls is None:
             raise ValueError("needs tls (certificate, key, client_ca), or insecure = true on loopback")
+        if self.insecure and self.token_listen is not None:
+            raise ValueError("token_listen: tokens are taken over TLS only, and insecure = true has none")
         return self
 
 
-class HttpSettings(_Section):
+class HttpSettings(Section):
     """The read-only HTTP front of the public logs (C2SP tiles)."""
 
     listen: Address | None = "127.0.0.1:8080"
 
 
-class StorageSettings(_Section):
+class StorageSettings(Section):
     """Where the gateway keeps its state."""
 
     directory: Path
     database: str | None = None
 
 
-class ProviderSettings(_Section):
+class ProviderSettings(Section):
     """One HSM or KMS.
 
     Attributes:
@@ -153,16 +108,18 @@ class ProviderSettings(_Section):
         environment: for its worker processes; holds no secret.
         region: where it is. A store that knows its region must say the same.
         timeout: after which an answer to a request to sign is not waited for any more.
+        tenants: whose it is; empty for all tenants'.
     """
 
     uri: str = Field(min_length=1, max_length=2048)
     workers: int = Field(default=2, ge=1, le=64)
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default={})
     region: Region = ""
     timeout: timedelta = Field(default=timedelta(seconds=20), ge=timedelta(seconds=1), le=timedelta(minutes=10))
+    tenants: list[Identifier] = Field(default=[])
 
 
-class KeySettings(_Section):
+class KeySettings(Section):
     """How keys live."""
 
     default_provider: Identifier
@@ -170,13 +127,19 @@ class KeySettings(_Section):
     minimum_destroy_delay: timedelta = Field(default=timedelta(hours=24), ge=timedelta(0), le=timedelta(days=120))
 
 
-class CertificateSettings(_Section):
+class ApprovalSettings(Section):
+    """Proposals under dual control."""
+
+    lifetime: timedelta = Field(default=timedelta(hours=24), ge=timedelta(minutes=1), le=timedelta(days=30))
+
+
+class CertificateSettings(Section):
     """Certificates of the gateway's CA for signing keys."""
 
     lifetime: timedelta = Field(default=timedelta(minutes=10), ge=timedelta(minutes=1), le=timedelta(days=1))
 
 
-class TelemetrySettings(_Section):
+class TelemetrySettings(Section):
     """Metrics, traces, log lines."""
 
     metrics_listen: Address | None = "127.0.0.1:9464"
@@ -223,7 +186,15 @@ class Settings(BaseSettings):
     providers: dict[Identifier, ProviderSettings] = Field(min_length=1)
     keys: KeySettings
     tenants: list[Identifier] = Field(min_length=1)
-    residency: dict[Identifier, Annotated[list[Region], Field(min_length=1)]] = {}
+    residency: dict[Identifier, Annotated[list[Region], Field(min_length=1)]] = Field(default={})
+    # The first policy of a tenant, where it is not to be the one that comes with the gateway: a file of Cedar policies.
+    initial_policies: dict[Identifier, Path] = Field(default={})
+    approvals: ApprovalSettings = ApprovalSettings()
+    identity: IdentitySettings = IdentitySettings()
+    issuers: dict[Identifier, IssuerSettings] = Field(default={})
+    trust_domains: dict[Domain, TrustDomainSettings] = Field(default={})
+    people: dict[Identifier, PersonSettings] = Field(default={})
+    quotas: QuotaSettings = QuotaSettings()
     certificates: CertificateSettings = CertificateSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
@@ -231,6 +202,38 @@ class Settings(BaseSettings):
     def _default_provider_is_known(self) -> Settings:
         if self.keys.default_provider not in self.providers:
             raise ValueError(f"keys.default_provider: there is no [providers.{self.keys.default_provider}]")
+        return self
+
+    @model_validator(mode="after")
+    def _tenants_are_known(self) -> Settings:
+        named = [
+            *((f"providers.{name}.tenants", tenant) for name, one in self.providers.items() for tenant in one.tenants),
+            *(("initial_policies", tenant) for tenant in self.initial_policies),
+            *(("quotas.tenants", tenant) for tenant in self.quotas.tenants),
+            *(
+                (f"issuers.{name}.principals[{place}].tenant", rule.tenant)
+                for name, issuer in self.issuers.items()
+                for place, rule in enumerate(issuer.principals)
+            ),
+            *(
+                (f"trust_domains.{name}.principals[{place}].tenant", path.tenant)
+                for name, domain in self.trust_domains.items()
+                for place, path in enumerate(domain.principals)
+            ),
+        ]
+        for setting, tenant in named:
+            if tenant not in self.tenants:
+                raise ValueError(f"{setting}: there is no tenant {tenant!r} in tenants")
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_have_a_port(self) -> Settings:
+        if self.issuers and self.gateway.token_listen is None and not self.gateway.insecure:
+            raise ValueError("issuers: need gateway.token_listen, the port that callers with tokens connect to")
+        if self.gateway.domain in self.trust_domains:
+            raise ValueError(
+                f"trust_domains.{self.gateway.domain}: is the gateway's own, whose bundle is gateway.tls.client_ca"
+            )
         return self
 
     @model_validator(mode="after")
@@ -340,13 +343,37 @@ def _inner(section: Any, name: int | str) -> Any:
     return get_args(kind)[0] if isinstance(kind, UnionType) else kind
 
 
+# Settings that are paths, by where they are; "*" is any name or place.
+_PATHS = (
+    ("gateway", "tls", "certificate"),
+    ("gateway", "tls", "key"),
+    ("gateway", "tls", "client_ca"),
+    ("storage", "directory"),
+    ("initial_policies", "*"),
+    ("identity", "deny_list"),
+    ("issuers", "*", "jwks_file"),
+    ("issuers", "*", "ca"),
+    ("trust_domains", "*", "bundle"),
+    ("people", "*", "approval_keys", "*"),
+)
+
+
 def _anchor_paths(document: dict[str, Any], folder: Path) -> None:
-    gateway = document.get("gateway")
-    for table, names in (
-        (gateway.get("tls") if isinstance(gateway, dict) else None, ("certificate", "key", "client_ca")),
-        (document.get("storage"), ("directory",)),
-    ):
-        if isinstance(table, dict):
-            for name in names:
-                if isinstance(table.get(name), str):
-                    table[name] = str(folder / table[name])
+    for path in _PATHS:
+        _anchor(document, path, folder)
+
+
+def _anchor(section: Any, path: Sequence[str], folder: Path) -> None:
+    first, rest = path[0], path[1:]
+    if isinstance(section, list):
+        names: Sequence[Any] = range(len(section)) if first == "*" else ()
+    elif isinstance(section, dict):
+        names = list(section) if first == "*" else [first] if first in section else ()
+    else:
+        # What is of the wrong kind is refused later, by its name.
+        return
+    for name in names:
+        if rest:
+            _anchor(section[name], rest, folder)
+        elif isinstance(section[name], str):
+            section[name] = str(folder / section[name])

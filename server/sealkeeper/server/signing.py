@@ -34,6 +34,7 @@ from sealkeeper.server.errors import (
     UnavailableError,
 )
 from sealkeeper.server.key import Failover, KeyVersion, State
+from sealkeeper.server.key_usage import KEPT, KeyUsage
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.log import TRANSPARENCY, Inclusion, LogReader, Sequencer, Submission
 from sealkeeper.server.residency import Residency
@@ -153,6 +154,7 @@ class _Job:
         "refused",
         "signatures",
         "tenant",
+        "time",
         "version",
     )
 
@@ -175,7 +177,8 @@ class _Job:
         self.count = len(prepared)
         self.length = sum(len(one.payload) for one in prepared)
         self.signatures: Sequence[bytes] = ()
-        self.first_index = 0
+        # Of its first entry, and the time of its audit record: known when they are recorded.
+        self.first_index, self.time = 0, version.create_time
         # By the provider of its own key, rather than by that of the gateway's.
         self.refused = False
         self.made: asyncio.Future[Sequence[_Made] | None] = asyncio.get_running_loop().create_future()
@@ -230,6 +233,7 @@ class Signing:
         log_id: of the transparency log.
         clock: the time.
         telemetry: told of signatures.
+        usage: told of what keys are used for.
     """
 
     def __init__(
@@ -243,7 +247,9 @@ class Signing:
         log_id: bytes,
         clock: SteadyClock,
         telemetry: Telemetry,
+        usage: KeyUsage,
     ) -> None:
+        self._usage = usage
         self._keys = keys
         self._providers = providers
         self._stamper = stamper
@@ -410,6 +416,7 @@ class Signing:
         stamping = asyncio.ensure_future(self._stamper.stamp(signatures))
         try:
             receipt = await recording
+            self._count_uses(jobs, receipt.audit_index)
             stamps = await stamping
         except BaseException:
             stamping.cancel()
@@ -423,6 +430,14 @@ class Signing:
             end = start + len(job.prepared)
             job.finish(made[start:end])
             start = end
+
+    def _count_uses(self, jobs: Sequence[_Job], audit_index: int) -> None:
+        """Take note of what keys were used for. ``audit_index`` is that of the first job's record."""
+        for place, job in enumerate(jobs):
+            artifacts = [(one.content.artifact_name, one.digest_algorithm, one.digest) for one in job.prepared[-KEPT:]]
+            self._usage.record(
+                job.version.name, job.count, artifacts, job.call.caller, job.time, audit_index + place, job.first_index
+            )
 
     async def _signed(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
         """Have each key's provider sign; jobs whose provider failed are answered, the others are given back."""
@@ -457,7 +472,7 @@ class Signing:
     def _audit_records(self, jobs: Sequence[_Job], first: int) -> list[bytes]:
         records, now = [], self._clock.at_least_latest()
         for job in jobs:
-            job.first_index = first
+            job.first_index, job.time = first, now
             records.append(job.call.audit_record(now, **job.details(), logIndex=first))
             first += len(job.prepared)
         return records

@@ -119,11 +119,18 @@ class SigningService(signing_pb2_grpc.SigningServiceServicer):
         if material is None:
             raise InvalidRequestError.of("material", "must be PUBLIC_KEY or CERTIFICATE")
         if not call.request_id:
+            call.quotas.admit_signatures(call.caller, len(contents))
             return await self._signing.sign(name, contents, material, call)
         known = RequestId.of(call.caller, call.method, call.request_id, _without_id(request))
+
+        async def sign() -> Signed:
+            # What was signed before is given again for nothing.
+            call.quotas.admit_signatures(call.caller, len(contents))
+            return await self._signing.sign(name, contents, material, call, known.fingerprint)
+
         return await self._ledger.once(
             known,
-            lambda: self._signing.sign(name, contents, material, call, known.fingerprint),
+            sign,
             lambda answer: self._signing.replay(answer, contents),
             encode_answer,
         )

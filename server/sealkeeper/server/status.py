@@ -98,11 +98,10 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str, tuple[tuple[s
     code, reason = code_of(error), reason_of(error)
     text = _INTERNAL if code is grpc.StatusCode.INTERNAL else str(error)
     next_step = str(getattr(error, "next_step", "")) or _NEXT_STEPS.get(reason, "")
-    details: list[Message] = [
-        error_details_pb2.ErrorInfo(
-            domain=DOMAIN, reason=reason, metadata={"next_step": next_step} if next_step else {}
-        )
-    ]
+    metadata: dict[str, str] = dict(getattr(error, "metadata", {}))
+    if next_step:
+        metadata["next_step"] = next_step
+    details: list[Message] = [error_details_pb2.ErrorInfo(domain=DOMAIN, reason=reason, metadata=metadata)]
     if isinstance(error, errors.InvalidRequestError):
         details.append(_bad_request(error))
     retry_after = getattr(error, "retry_after", None) or _RETRY.get(reason)

@@ -11,12 +11,13 @@ import logging
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import product
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -38,6 +39,7 @@ _trace_id: ContextVar[list[str] | None] = ContextVar("sealkeeper_trace_id", defa
 _NO_SPAN = nullcontext(trace.INVALID_SPAN)
 _NOTHING = nullcontext()
 _LATENCY = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_Labels = TypeVar("_Labels", bound=tuple[str, ...])
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -110,6 +112,14 @@ class ObservedHealth(Protocol):
     @property
     def last_success(self) -> datetime | None:
         """When it last did what it was asked."""
+        ...
+
+
+class ObservedGrants(Protocol):
+    """What is measured of grants."""
+
+    def active_emergencies(self) -> Mapping[str, int]:
+        """How many break-glasses are in force, by tenant. From any thread."""
         ...
 
 
@@ -196,7 +206,12 @@ class Telemetry:
         self._signed: Counter[tuple[str, str]] = Counter()
         self._failovers: Counter[tuple[str, str, str]] = Counter()
         self._residency: Counter[tuple[str, str, str]] = Counter()
+        self._break_glass_uses: Counter[tuple[str, str]] = Counter()
+        self._authentication_failures: Counter[tuple[str]] = Counter()
+        self._proposals: Counter[tuple[str, str, str]] = Counter()
+        self._quota_refusals: Counter[tuple[str, str]] = Counter()
         self._watch_counts()
+        self._watch_access()
 
     def call(self, method: str, tenant: str, role: str, outcome: str, seconds: float) -> None:
         """Count a call. ``outcome`` is OK or the refusal's reason."""
@@ -215,6 +230,22 @@ class Telemetry:
     def residency_refusal(self, tenant: str, region: str, operation: str) -> None:
         """Count what was refused since it would have been done in a region that the tenant does not allow."""
         self._residency[tenant, region, operation] += 1
+
+    def break_glass_use(self, tenant: str, action: str) -> None:
+        """Count what was permitted by a break-glass alone."""
+        self._break_glass_uses[tenant, action] += 1
+
+    def authentication_failure(self, reason: str) -> None:
+        """Count a caller who did not prove who it is; the reason is the refusal's."""
+        self._authentication_failures[reason,] += 1
+
+    def proposal(self, tenant: str, action: str, state: str) -> None:
+        """Count a proposal that has come into a state."""
+        self._proposals[tenant, action, state] += 1
+
+    def quota_refusal(self, tenant: str, quota: str) -> None:
+        """Count a call that was refused since a quota is used up."""
+        self._quota_refusals[tenant, quota] += 1
 
     def provider_operation(self, provider: str, operation: str, outcome: str, seconds: float) -> None:
         """Measure one operation of a provider."""
@@ -250,6 +281,70 @@ class Telemetry:
         create("sealkeeper.signatures", [signatures], description="Signatures released")
         create("sealkeeper.failovers", [failovers], description="Signatures made by standby versions")
         create("sealkeeper.residency.refusals", [residency], description="Refused for the region, by operation")
+
+    def _watch_access(self) -> None:
+        def observe(name: str, counts: Counter[_Labels], labels: tuple[str, ...], description: str) -> None:
+            def observations(_: CallbackOptions) -> Iterator[Observation]:
+                for values, count in list(counts.items()):
+                    yield Observation(count, dict(zip(labels, values, strict=True)))
+
+            self._meter.create_observable_counter(name, [observations], description=description)
+
+        observe(
+            "sealkeeper.break.glass.uses",
+            self._break_glass_uses,
+            ("tenant", "action"),
+            "What was permitted by a break-glass alone",
+        )
+        observe(
+            "sealkeeper.authentication.failures",
+            self._authentication_failures,
+            ("reason",),
+            "Callers who did not prove who they are, by reason",
+        )
+        observe(
+            "sealkeeper.proposals",
+            self._proposals,
+            ("tenant", "action", "state"),
+            "Proposals that have come into a state",
+        )
+        observe("sealkeeper.quota.refusals", self._quota_refusals, ("tenant", "quota"), "Calls refused for a quota")
+
+    def watch_grants(self, grants: ObservedGrants, tenants: Iterable[str], actions: Iterable[str]) -> None:
+        """Observe how many break-glasses are in force, and count their uses from zero.
+
+        Args:
+            grants: all grants.
+            tenants: of the gateway.
+            actions: that break-glasses can be for.
+        """
+        # A counter that is there from the start: after a restart the first use is seen as one.
+        for one in product(tenants, actions):
+            self._break_glass_uses[one] += 0
+
+        def active(_: CallbackOptions) -> Iterator[Observation]:
+            for tenant, count in grants.active_emergencies().items():
+                yield Observation(count, {"tenant": tenant})
+
+        self._meter.create_observable_gauge(
+            "sealkeeper.break.glass.active", [active], description="Break-glasses in force"
+        )
+
+    def watch_issuers(self, issuers: Mapping[str, Callable[[], float]]) -> None:
+        """Observe how old the keys of the issuers of tokens are.
+
+        Args:
+            issuers: by name; each tells, from any thread, the seconds since its keys were last had from it, or where
+                they never were, since they were first asked for.
+        """
+
+        def ages(_: CallbackOptions) -> Iterator[Observation]:
+            for name, age in issuers.items():
+                yield Observation(age(), {"issuer": name})
+
+        self._meter.create_observable_gauge(
+            "sealkeeper.issuer.keys.age", [ages], "s", "Time since an issuer's keys were last had from it"
+        )
 
     def watch_logs(self, logs: ObservedLogs) -> None:
         """Observe the logs' sizes and the age of their checkpoints."""

@@ -14,10 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
-from sealkeeper.client.cli import keys, log, providers, trust
+from sealkeeper.client.cli import approvals, grants, keys, log, policy, providers, quota, trust
 from sealkeeper.client.cli.arguments import asks_for_json, in_order
 from sealkeeper.client.cli.doctor import doctor
 from sealkeeper.client.cli.failures import FAULT, INTERRUPTED, STOPPED, failure_of, usage_failure
+from sealkeeper.client.cli.login import login, logout
 from sealkeeper.client.cli.options import EXIT_CODES, Options
 from sealkeeper.client.cli.output import (
     OutputError,
@@ -27,9 +28,11 @@ from sealkeeper.client.cli.output import (
     print_text,
     set_up_streams,
 )
+from sealkeeper.client.cli.responsibilities import responsibilities
 from sealkeeper.client.cli.server_commands import server_command, server_command_names
 from sealkeeper.client.cli.sign import sign
 from sealkeeper.client.cli.verify import verify
+from sealkeeper.client.cli.whoami import whoami
 
 # Typer carries its own click and exports only some of its errors.
 _ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -39,11 +42,11 @@ _EPILOG = """\
 Options of the gateway may stand before or after the command.
 
 Exit codes: 0 done or verified; 1 refused, not verified; 2 wrong usage or input; 3 the gateway does not answer; \
-70 a fault of Sealkeeper's own; 130 interrupted; 141 nobody read the output.
+4 proposed: waits for approval; 70 a fault of Sealkeeper's own; 130 interrupted; 141 nobody read the output.
 
 --json: standard output is exactly one JSON document a command, for an error too (error, reason, next_step, \
 violations, exit_code), and standard error is for warnings only; `sign` of several files prints one array. \
-`log entries` is a stream: one document a line (NDJSON).
+`log entries` and `approvals watch` are streams: one document a line (NDJSON).
 """
 
 app = typer.Typer(
@@ -75,6 +78,15 @@ def root(
     ca: Annotated[str | None, typer.Option(help="PEM file that the gateway's certificate is checked against.")] = None,
     certificate: Annotated[str | None, typer.Option(help="PEM file with your certificate.")] = None,
     client_key: Annotated[str | None, typer.Option(help="PEM file with its private key.")] = None,
+    token_file: Annotated[str | None, typer.Option(help="File with a token, instead of a certificate.")] = None,
+    audience: Annotated[
+        str | None, typer.Option(help="Whom tokens of CI systems are for [default: https:// and the gateway's host]")
+    ] = None,
+    login_issuer: Annotated[str | None, typer.Option(help="OpenID provider to log in at.")] = None,
+    login_client_id: Annotated[str | None, typer.Option(help="By which it knows this client.")] = None,
+    approval_key: Annotated[
+        str | None, typer.Option(help="PEM file with the private key that approvals are signed with.")
+    ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="No TLS: to loopback only.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for a call with all its retries.", min=0.1)] = 30.0,
     show_version: Annotated[
@@ -82,7 +94,21 @@ def root(
     ] = False,
 ) -> None:
     """Sign with keys that stay in your HSM or KMS; verify offline; read the log."""
-    context.obj = Options(config, endpoint, ca, certificate, client_key, tenant, insecure, timeout)
+    context.obj = Options(
+        config,
+        endpoint,
+        ca,
+        certificate,
+        client_key,
+        tenant,
+        insecure,
+        timeout,
+        token_file=token_file,
+        audience=audience,
+        login_issuer=login_issuer,
+        login_client_id=login_client_id,
+        approval_key=approval_key,
+    )
 
 
 app.command(epilog=EXIT_CODES)(sign)
@@ -91,6 +117,15 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(log.app, name="log")
 app.add_typer(trust.app, name="trust")
 app.add_typer(providers.app, name="providers")
+app.add_typer(approvals.app, name="approvals")
+app.add_typer(grants.app, name="grants")
+app.command("break-glass", epilog=EXIT_CODES)(grants.break_glass)
+app.add_typer(policy.app, name="policy")
+app.add_typer(quota.app, name="quota")
+app.command(epilog=EXIT_CODES)(whoami)
+app.command(epilog="Exit codes: 0 done; 2 refused, or wrong usage; 3 the issuer does not answer; 130 given up.")(login)
+app.command(epilog="Exit codes: 0 done; 2 wrong usage.")(logout)
+app.command(epilog="Exit codes: 0 done; 2 wrong usage.")(responsibilities)
 app.command(epilog="Exit codes: 0 nothing is wrong; 1 something is; 2 wrong usage.")(doctor)
 
 

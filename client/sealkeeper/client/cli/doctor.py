@@ -92,7 +92,7 @@ def _connection(connection: Connection, options: Options) -> Iterator[Finding]:
     warnings = connection.warnings()
     yield Finding("client settings", not warnings, "; ".join(warnings) or f"endpoint {connection.endpoint}")
     if not connection.insecure:
-        finding = _certificate(connection)
+        finding = _token(connection) if connection.tokens is not None else _certificate(connection)
         yield finding
         if not finding.passed:
             return
@@ -109,6 +109,16 @@ def _connection(connection: Connection, options: Options) -> Iterator[Finding]:
         return
     yield Finding("port", True, f"{connection.endpoint} answers")
     yield from _calls(connection, options)
+
+
+def _token(connection: Connection) -> Finding:
+    try:
+        connection.credentials()
+        token = connection.tokens.fetch() if connection.tokens is not None else None
+    except ClientError as error:
+        return Finding("token", False, str(error), error.next_step)
+    expires = token.expires if token is not None else None
+    return Finding("token", True, f"good until {expires}" if expires else "there is one")
 
 
 def _certificate(connection: Connection) -> Finding:

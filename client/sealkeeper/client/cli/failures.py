@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sealkeeper.client.errors import REFUSED, UNAVAILABLE, USAGE, ClientError, FieldViolation
+from sealkeeper.client.errors import REFUSED, UNAVAILABLE, USAGE, ClientError, FieldViolation, ProposedError
 
 FAULT = 70
 """Exit code for a fault of our own (``EX_SOFTWARE`` of sysexits.h)."""
@@ -27,6 +27,7 @@ class Failure:
         exit_code: what the command ends with.
         next_step: what a person can do; may be empty.
         violations: options, arguments or fields that are wrong.
+        proposal: name of the proposal that was made instead; empty where none was.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Failure:
     exit_code: int
     next_step: str = ""
     violations: Sequence[FieldViolation] = ()
+    proposal: str = ""
 
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -43,6 +45,7 @@ class Failure:
             "next_step": self.next_step,
             "violations": [{"field": one.field, "description": one.description} for one in self.violations],
             "exit_code": self.exit_code,
+            **({"proposal": self.proposal} if self.proposal else {}),
         }
 
 
@@ -52,7 +55,8 @@ STOPPED = Failure("interrupted", "INTERRUPTED", INTERRUPTED)
 def failure_of(error: Exception) -> Failure:
     """What to tell of an error; one that nobody foresaw is a fault of ours."""
     if isinstance(error, ClientError):
-        return Failure(str(error), error.reason, error.exit_code, error.next_step, error.violations)
+        proposal = error.proposal if isinstance(error, ProposedError) else ""
+        return Failure(str(error), error.reason, error.exit_code, error.next_step, error.violations, proposal)
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, UnicodeEncodeError):

@@ -13,9 +13,12 @@ from sealkeeper.client.errors import ConfigurationError, FieldViolation
 
 if TYPE_CHECKING:
     from sealkeeper.client.client import Client
-    from sealkeeper.client.connection import Connection
+    from sealkeeper.client.connection import Connection, LoginSettings
 
-EXIT_CODES = "Exit codes: 0 done; 1 refused; 2 wrong usage or input; 3 the gateway does not answer."
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 refused; 2 wrong usage or input; 3 the gateway does not answer; "
+    "4 proposed: waits for approval."
+)
 """What ``--help`` of a command says."""
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -39,6 +42,11 @@ class Options:
     tenant: str | None = None
     insecure: bool = False
     timeout: float = 30.0
+    token_file: str | None = None
+    audience: str | None = None
+    login_issuer: str | None = None
+    login_client_id: str | None = None
+    approval_key: str | None = None
 
     def connection(self) -> Connection:
         """How to reach the gateway.
@@ -56,6 +64,30 @@ class Options:
             certificate=self.certificate,
             key=self.key,
             tenant=self.tenant,
+            token_file=self.token_file,
+            audience=self.audience,
+            login_issuer=self.login_issuer,
+            login_client_id=self.login_client_id,
+            approval_key=self.approval_key,
+        )
+
+    def login(self, token: str | None) -> LoginSettings | None:
+        """Where a person logs in; ``None`` where nothing says.
+
+        Args:
+            token: which token the gateway gets, where not what the settings say.
+
+        Raises:
+            ConfigurationError: something is missing or malformed.
+        """
+        from sealkeeper.client.connection import load_login
+
+        return load_login(
+            self.config,
+            audience=self.audience,
+            login_issuer=self.login_issuer,
+            login_client_id=self.login_client_id,
+            login_token=token,
         )
 
     def client(self) -> Client:
@@ -98,6 +130,10 @@ class Options:
     def import_name(self, name: str) -> str:
         """An import's full name, of its last part."""
         return name if "/keyImports/" in name else f"{self.parent()}/keyImports/{name}"
+
+    def proposal_name(self, name: str) -> str:
+        """A proposal's full name, of its last part."""
+        return name if "/proposals/" in name else f"{self.parent()}/proposals/{name}"
 
     def provider_name(self, name: str) -> str:
         """A provider's full name, of its last part."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sealkeeper.client.errors import USAGE, ClientError
+from sealkeeper.client.errors import PROPOSED, USAGE, ClientError
 
 if TYPE_CHECKING:
     from sealkeeper.client.cli.failures import Failure
@@ -167,8 +167,9 @@ def print_failure(failure: Failure, *, as_json: bool) -> None:
     if as_json:
         print_json(failure.document())
         return
-    red, plain = ("\x1b[31m", "\x1b[0m") if coloured(sys.stderr) else ("", "")
-    note(f"{red}error:{plain} {printable(failure.text)}")
+    word, colour = ("proposed", "33") if failure.exit_code == PROPOSED else ("error", "31")
+    begin, end = (f"\x1b[{colour}m", "\x1b[0m") if coloured(sys.stderr) else ("", "")
+    note(f"{begin}{word}:{end} {printable(failure.text)}")
     for one in failure.violations:
         note(f"  field: {printable(one.field)}: {printable(one.description)}")
     if failure.next_step:

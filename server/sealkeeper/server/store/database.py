@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,7 +17,38 @@ from sqlalchemy.pool import NullPool
 from sealkeeper.server.errors import ConfigurationError, OverloadedError, UnavailableError
 
 _T = TypeVar("_T")
+_Answer_contra = TypeVar("_Answer_contra", contravariant=True)
 _MIGRATIONS = "sealkeeper.server.store:migrations"
+
+
+class Alongside(Protocol[_Answer_contra]):
+    """What becomes durable in the transaction of a change: the answer to its request, or the end of its proposal."""
+
+    def write(self, connection: Connection, answer: _Answer_contra) -> None:
+        """Write it, when the answer is known. In the database's thread."""
+        ...
+
+
+class Both(Generic[_T]):
+    """Two things that become durable together."""
+
+    def __init__(self, first: Alongside[_T], second: Alongside[_T]) -> None:
+        self._all = first, second
+
+    def write(self, connection: Connection, answer: _T) -> None:
+        """Write the one and the other."""
+        for one in self._all:
+            one.write(connection, answer)
+
+
+def writer(also: Alongside[_T] | None, answer: _T) -> Callable[[Connection], None]:
+    """What a table calls in its transaction."""
+
+    def write(connection: Connection) -> None:
+        if also is not None:
+            also.write(connection, answer)
+
+    return write
 
 
 class Database:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select
@@ -12,7 +12,7 @@ from sealkeeper.hsm import Attestation, WrapMethod, WrappingKey
 from sealkeeper.server.key_import import ImportState, KeyImport
 from sealkeeper.server.resources import KeyImportName, KeyName
 from sealkeeper.server.store.database import Database
-from sealkeeper.server.store.schema import key_imports, requests
+from sealkeeper.server.store.schema import key_imports
 
 
 class ImportTable:
@@ -25,8 +25,8 @@ class ImportTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def write(self, one: KeyImport, request: Mapping[str, Any] | None) -> None:
-        """Make an import durable, and with it the answer to the request that began it.
+    async def write(self, one: KeyImport, also: Callable[[Connection], None]) -> None:
+        """Make an import durable, and what is to be durable with it.
 
         Raises:
             SealkeeperError: the database did not take it; nothing was written.
@@ -35,8 +35,7 @@ class ImportTable:
         def work(connection: Connection) -> None:
             connection.execute(delete(key_imports).filter_by(**_where(one.name)))
             connection.execute(key_imports.insert(), _row(one))
-            if request is not None:
-                connection.execute(requests.insert(), dict(request))
+            also(connection)
 
         await self._database.run(work)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select
@@ -12,7 +12,7 @@ from sealkeeper.hsm import Origin, ProtectionLevel
 from sealkeeper.server.key import Failover, Key, KeyVersion, State
 from sealkeeper.server.resources import KeyName, KeyVersionName
 from sealkeeper.server.store.database import Database
-from sealkeeper.server.store.schema import key_versions, keys, requests
+from sealkeeper.server.store.schema import key_versions, keys
 
 
 class KeyTable:
@@ -25,8 +25,8 @@ class KeyTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def write(self, key: Key, request: Mapping[str, Any] | None) -> None:
-        """Make a key with all its versions durable, and with it the answer to the request that changed it.
+    async def write(self, key: Key, also: Callable[[Connection], None]) -> None:
+        """Make a key with all its versions durable, and what is to be durable with it.
 
         Raises:
             SealkeeperError: the database did not take it; nothing was written.
@@ -38,8 +38,7 @@ class KeyTable:
             connection.execute(delete(keys).filter_by(**where))
             connection.execute(keys.insert(), _key_row(key))
             connection.execute(key_versions.insert(), [_version_row(one) for one in key.versions])
-            if request is not None:
-                connection.execute(requests.insert(), dict(request))
+            also(connection)
 
         await self._database.run(work)
 

@@ -101,6 +101,99 @@ key_imports = Table(
     Column("left_over", Boolean, nullable=False),
 )
 
+policies = Table(
+    "policies",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("text", LargeBinary, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("proposal", String(200), nullable=False),
+    Column("author", String(1024), nullable=False),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("id", String(63), primary_key=True),
+    Column("subject", String(1024), nullable=False),
+    Column("resource", String(200), nullable=False),
+    Column("actions", JSON, nullable=False),
+    Column("reason", String(1024), nullable=False),
+    Column("break_glass", Boolean, nullable=False),
+    Column("created_by", String(1024), nullable=False),
+    Column("proposal", String(200), nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("expire_time", UtcTime, nullable=False),
+    Column("revoke_time", UtcTime),
+    Column("revoked_by", String(1024), nullable=False),
+)
+
+proposals = Table(
+    "proposals",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("id", String(63), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("action", String(63), nullable=False),
+    Column("resource", String(200), nullable=False),
+    Column("key", String(200), nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("proposer", String(1024), nullable=False),
+    Column("proposer_role", String(16), nullable=False),
+    Column("proposer_certificate", LargeBinary, nullable=False),
+    Column("caller", JSON, nullable=False),
+    Column("reason", String(1024), nullable=False),
+    Column("required", Integer, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("expire_time", UtcTime, nullable=False),
+    Column("close_time", UtcTime),
+    Column("outcome", String(300), nullable=False),
+    Column("log_index", BigInteger, nullable=False),
+    Column("end_index", BigInteger),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("proposal", String(63), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("subject", String(1024), nullable=False),
+    Column("person", String(200), nullable=False),
+    Column("approves", Boolean, nullable=False),
+    Column("statement", LargeBinary, nullable=False),
+    Column("material", LargeBinary, nullable=False),
+    Column("certificate", Boolean, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("withdraw_time", UtcTime),
+    Column("withdraw_index", BigInteger),
+    Column("log_index", BigInteger, nullable=False),
+    ForeignKeyConstraint(["tenant", "proposal"], ["proposals.tenant", "proposals.id"]),
+)
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("limits", JSON, nullable=False),
+)
+
+key_usage = Table(
+    "key_usage",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("key", String(63), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("signatures", BigInteger, nullable=False),
+    Column("production_signatures", BigInteger, nullable=False),
+    Column("last_use_time", UtcTime, nullable=False),
+    Column("recent", JSON, nullable=False),
+    Column("production", JSON, nullable=False),
+)
+
 requests = Table(
     "requests",
     metadata,
