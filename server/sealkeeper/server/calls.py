@@ -73,6 +73,10 @@ MAX_REQUESTS = 512 * 1024 * 1024
 UNKNOWN = "Unknown"
 """Stands in records and metrics for a method that there is not: names that callers make up are without number."""
 
+_GROUNDS = {
+    "no-policy": "no policy of the tenant permits it",
+    "policy-error": "a policy of the tenant cannot be evaluated, so nothing is permitted",
+}
 _PREFIX = "/sealkeeper.v1."
 _MAX_PATH = 200
 _MAX_FIELDS = 10
@@ -193,7 +197,8 @@ class Call:
     ) -> PermissionDeniedError:
         step = "ask within your own tenant"
         if not crosses_tenants(principal, resource):
-            step = f"decided by {decision.policy}; see what you may do: sealkeeper whoami"
+            grounds = _GROUNDS.get(decision.policy, f"decided by {decision.policy}")
+            step = f"{grounds}; see what you may do: sealkeeper whoami"
         return PermissionDeniedError(
             f"{principal.role} of tenant {principal.tenant} may not {action} on {resource}", next_step=step
         )

@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 from sealkeeper.hsm import ProviderError
 from sealkeeper.server.approver import SignedStatement
 from sealkeeper.server.audit import AuditRecord, caller_document
-from sealkeeper.server.authorization import Action, Authorizer
+from sealkeeper.server.authorization import Action, Authorizer, Decision
 from sealkeeper.server.calls import Call
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import (
@@ -39,6 +39,7 @@ from sealkeeper.server.errors import (
     UnavailableError,
 )
 from sealkeeper.server.identity import Principal
+from sealkeeper.server.key import Key
 from sealkeeper.server.log import LogError, Sequencer, Submission
 from sealkeeper.server.new_version import Audit
 from sealkeeper.server.proposal import Approval, Proposal, ProposalState
@@ -434,7 +435,7 @@ class Proposals:
         audit, parameters = _ExecutionAudit(self, known), parse_content(known.content).parameters
         ending = ProposalEnd(self, known, audit)
         try:
-            self._require_still_allowed(known)
+            audit.decision = self._require_still_allowed(known)
             await execute(known, parameters, audit, ending)
         except _TRANSIENT as error:
             _log.error("%s is approved and cannot be done now: %s", known.name, error)
@@ -448,7 +449,7 @@ class Proposals:
         ending.seen()
         return self.get(known.name)
 
-    def _require_still_allowed(self, known: Proposal) -> None:
+    def _require_still_allowed(self, known: Proposal) -> Decision:
         """Refuse what the proposer may not do any more, or what needs more approvals by now."""
         proposer, now = known.proposer, self._clock.now()
         self.rules.trusted(proposer)
@@ -461,8 +462,11 @@ class Proposals:
                 reason="APPROVALS_MISSING",
                 next_step="propose it again",
             )
+        return decision
 
-    async def record(self, known: Proposal, method: str, details: Mapping[str, Any]) -> int:
+    async def record(
+        self, known: Proposal, method: str, details: Mapping[str, Any], decision: Decision | None = None
+    ) -> int:
         """Make a record of what the gateway does with a proposal; its index in the audit log."""
         proposer = known.proposer
         record = AuditRecord(
@@ -472,6 +476,8 @@ class Proposals:
             proposer.subject,
             proposer.role,
             known.resource,
+            policy=decision.policy if decision is not None else "",
+            policy_version=decision.version if decision is not None else "",
             details={"proposal": str(known.name), "contentDigest": f"sha256:{known.digest.hex()}", **details},
             action=known.action,
             caller=caller_document(proposer),
@@ -500,12 +506,13 @@ class _ExecutionAudit:
     def __init__(self, proposals: Proposals, proposal: Proposal) -> None:
         self.principal = proposal.proposer
         self.index: int | None = None
+        self.decision: Decision | None = None
         self._proposals = proposals
         self._proposal = proposal
 
     async def __call__(self, details: dict[str, object]) -> int:
         self.index = await self._proposals.record(
-            self._proposal, "Gateway/ExecuteProposal", {**details, **_grounds(self._proposal)}
+            self._proposal, "Gateway/ExecuteProposal", {**details, **_grounds(self._proposal)}, self.decision
         )
         return self.index
 
@@ -542,7 +549,7 @@ class ProposalEnd:
     def write(self, connection: Connection, answer: Any) -> None:
         """End it. In the database's thread."""
         index = self._audit.index if self._audit is not None else None
-        outcome = str(getattr(answer, "name", "")) or self._proposal.resource
+        outcome = _outcome(self._proposal, answer)
         closed = self._proposals.closed(self._proposal, ProposalState.EXECUTED, outcome, index)
         end(closed)(connection)
         self._done = closed
@@ -557,6 +564,13 @@ def _key_of(resource: ResourceName) -> str:
     if isinstance(resource, KeyVersionName):
         return str(resource.parent)
     return str(resource) if isinstance(resource, KeyName) else ""
+
+
+def _outcome(known: Proposal, answer: Any) -> str:
+    """Name of what was made or changed."""
+    if isinstance(answer, Key):
+        return str(answer.versions[-1].name) if known.action is Action.IMPORT_KEY else known.resource
+    return str(getattr(answer, "name", "")) or known.resource
 
 
 def _grounds(known: Proposal) -> dict[str, Any]:
