@@ -143,6 +143,18 @@ def test_proposing_shows_the_difference_first_and_names_the_version_that_it_was_
     assert (asked.parent, asked.text, asked.base, asked.reason) == (PARENT, NEW, 3, "because")
 
 
+def test_the_difference_is_in_colour_on_terminals_and_without_their_control_characters(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealkeeper.client.cli.policy.coloured", lambda stream: True)
+    Path("new.cedar").write_text(NEW + "// \x1b[2J\n")
+    assert command(gateway, "propose", "new.cedar") == 0
+    told = capsys.readouterr().err
+    assert "\x1b[31m-permit (principal, action, resource);\x1b[0m" in told
+    assert "\x1b[32m+forbid (principal, action, resource);\x1b[0m" in told
+    assert "\x1b[2J" not in told
+
+
 def test_what_waits_for_approval_ends_with_its_own_code(gateway: Gateway) -> None:
     with client(gateway) as one:
         gateway.errors = [ApprovalRequiredError("wait", metadata={"proposal": f"{PARENT}/proposals/p-1"})]

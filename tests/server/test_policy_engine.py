@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sealkeeper.server.authorization import ALWAYS_APPROVED, PROPOSABLE, Action, Decision
@@ -266,6 +266,27 @@ def test_time_and_address_decide() -> None:
     assert not hour.decide(question(CI, Action.SIGN, now=START + HOUR), "1").allowed
 
 
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.0/24"),
+        ("::ffff:192.0.2.7", "192.0.2.0/24"),
+        ("2001:db8::7", "2001:db8::/32"),
+        ("fe80::1%eth0", "fe80::/10"),
+    ],
+)
+def test_addresses_are_compared_however_they_are_written(address: str, network: str) -> None:
+    policy = compile_policy(
+        f'{PERMIT_ALL[:-1]} when {{ context has address && context.address.isInRange(ip("{network}")) }};'
+    )
+    assert policy.decide(question(CI, Action.SIGN, address=address), "1") == Decision(True, "all", "1")
+
+
+def test_an_address_that_is_none_is_one_that_is_not_known() -> None:
+    policy = compile_policy(f"{PERMIT_ALL[:-1]} when {{ !(context has address) }};")
+    assert policy.decide(question(CI, Action.SIGN, address="somewhere"), "1").allowed
+
+
 # What is asked again and again while things change: remembered answers must be those that would be given anew.
 QUESTIONS: list[tuple[Principal, Action, ResourceName]] = [
     (CI, Action.SIGN, KEY),
@@ -334,6 +355,15 @@ def anew(house: PolicyHouse, principal: Principal, action: Action, resource: Res
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(STEPS, min_size=1, max_size=12))
+# Policy 3 permits nobody to sign, policy 4 looks at labels, policy 5 at the time.
+@example([("policy", 3), ("grant", False), ("time", 61)])
+@example(
+    [("policy", 3), ("grant", False), ("revoke", 0), ("grant", True), ("time", 30), ("grant", False), ("time", 31)]
+)
+@example([("policy", 4), ("key", "web"), ("key", "app"), ("key", "web")])
+@example([("policy", 1), ("policy", 2), ("policy", 1)])
+@example([("policy", 5), ("time", 60), ("time", 60)])
+@example([("policy", 3), ("proposal", "ada"), ("grant", True), ("time", 59), ("time", 1)])
 def test_what_is_remembered_is_never_stale(steps: list[tuple[str, object]]) -> None:
     async def run() -> None:
         with TemporaryDirectory() as folder:

@@ -15,11 +15,12 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from sealkeeper.verify.approval import key_id, load_approval_key
 from sealkeeper.verify.certificate import UNREADABLE, CertificateError, require_readable
 from sealkeeper.verify.errors import TrustRootError, VerifyError
+from sealkeeper.verify.svid import AUTHORITY, CALLER
 
 MAX_PEOPLE_FILE = 1024 * 1024
 """Bytes of a PEM file with CA certificates or public keys."""
@@ -27,24 +28,6 @@ _PERSON_ID = re.compile(
     r"spiffe://([a-z0-9._-]{1,255})/tenants/([a-z0-9-]{1,63})/roles/(admin|custodian)/([A-Za-z0-9._-]{1,128})"
 )
 _CLIENT = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
-_AGNOSTIC = Criticality.AGNOSTIC
-# The web's rules (RFC 5280), loosened where certificates of people have a URI for a name, and private CAs are plainer.
-_LEAF = (
-    ExtensionPolicy.webpki_defaults_ee()
-    .may_be_present(x509.SubjectAlternativeName, _AGNOSTIC, None)
-    .may_be_present(x509.ExtendedKeyUsage, _AGNOSTIC, None)
-    .may_be_present(x509.AuthorityKeyIdentifier, _AGNOSTIC, None)
-    .may_be_present(x509.CertificatePolicies, _AGNOSTIC, None)
-)
-_AUTHORITY = (
-    ExtensionPolicy.webpki_defaults_ca()
-    .require_present(x509.BasicConstraints, _AGNOSTIC, None)
-    .may_be_present(x509.KeyUsage, _AGNOSTIC, None)
-    .may_be_present(x509.ExtendedKeyUsage, _AGNOSTIC, None)
-    .may_be_present(x509.SubjectAlternativeName, _AGNOSTIC, None)
-    .may_be_present(x509.AuthorityKeyIdentifier, _AGNOSTIC, None)
-    .may_be_present(x509.CertificatePolicies, _AGNOSTIC, None)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +142,7 @@ class KnownPeople:
     def _require_issuer(self, leaf: x509.Certificate, moment: datetime) -> None:
         if self._store is None:
             raise CertificateError("a statement is signed with a certificate, and no CA of people was given")
-        policy = PolicyBuilder().store(self._store).extension_policies(ca_policy=_AUTHORITY, ee_policy=_LEAF)
+        policy = PolicyBuilder().store(self._store).extension_policies(ca_policy=AUTHORITY, ee_policy=CALLER)
         try:
             policy = policy.time(moment)
             chain = policy.build_client_verifier().verify(leaf, []).chain

@@ -714,7 +714,7 @@ class PolicyChange(_message.Message):
     """How often."""
     @_builtins.property
     def before(self) -> Global___AccessDecision:
-        """What was decided then."""
+        """What is decided now."""
 
     @_builtins.property
     def after(self) -> Global___AccessDecision:

@@ -24,7 +24,8 @@ from sealkeeper.server.errors import UnauthenticatedError
 from sealkeeper.server.identity import PEOPLE, Caller, Method, Principal, Role
 from sealkeeper.server.identity_settings import SpiffeRule, TrustDomainSettings
 from sealkeeper.server.resources import ID
-from sealkeeper.server.trust_bundles import UNREADABLE, TrustBundles
+from sealkeeper.server.trust_bundles import TrustBundles
+from sealkeeper.verify.certificate import UNREADABLE
 
 _E = TypeVar("_E", bound=x509.ExtensionType)
 _MAX_ID = 2048

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
 
 from sealkeeper.server.authorization import Action
-from sealkeeper.server.calls import Call, current_call
+from sealkeeper.server.calls import current_call
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import InvalidRequestError, PermissionDeniedError
 from sealkeeper.server.grant import Grant, GrantOrder, GrantState
@@ -21,6 +21,7 @@ from sealkeeper.server.grants import Grants
 from sealkeeper.server.key_changes import KeyChanges
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.new_version import Audit
+from sealkeeper.server.proposer import Proposer
 from sealkeeper.server.resources import (
     GrantName,
     KeyName,
@@ -48,27 +49,6 @@ _STATES = {
     GrantState.EXPIRED: grant_pb2.GRANT_STATE_EXPIRED,
     GrantState.REVOKED: grant_pb2.GRANT_STATE_REVOKED,
 }
-
-
-class Proposer(Protocol):
-    """Has others approve first, where that is needed."""
-
-    async def require(
-        self, call: Call, action: Action, resource: ResourceName, parameters: Mapping[str, Any], reason: str, /
-    ) -> object:
-        """Return where no approval is needed; else propose it.
-
-        Args:
-            call: under way, and authorized.
-            action: what is to be done.
-            resource: about what.
-            parameters: of what is to be done; canonical JSON without fractions.
-            reason: the caller's, for those who approve.
-
-        Raises:
-            ApprovalRequiredError: it is proposed, and done once others have approved.
-        """
-        ...
 
 
 class GrantService(grant_pb2_grpc.GrantServiceServicer):

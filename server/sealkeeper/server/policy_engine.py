@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
+from ipaddress import ip_address
 from typing import Any
 
 import cedarpy
@@ -192,7 +193,7 @@ class Policy:
 
     def _needed(self, action: Action, decided: Sequence[str]) -> int:
         usual = PROPOSABLE.get(action, 0)
-        # Permits that stem from grants are as they were approved; the strictest of the others counts.
+        # The strictest of the tenant's own permits counts; where a grant alone permits, what is usual.
         own = [self.approvals.get(one, usual) for one in decided if one in self.approvals or "#" not in one]
         needed = max(own, default=usual)
         return max(needed, 1) if action in ALWAYS_APPROVED else needed
@@ -490,9 +491,20 @@ def _resource_id(resource: ResourceName) -> dict[str, str]:
 
 def _context(question: Question) -> dict[str, Any]:
     context = {"now": {"__extn": {"fn": "datetime", "arg": rfc3339(question.now)}}}
-    if question.address:
-        context["address"] = {"__extn": {"fn": "ip", "arg": question.address}}
+    address = _ip(question.address)
+    if address:
+        context["address"] = {"__extn": {"fn": "ip", "arg": address}}
     return context
+
+
+@lru_cache(maxsize=4096)
+def _ip(text: str) -> str:
+    """An address as Cedar takes it, IPv4 within IPv6 (RFC 4291 section 2.5.5.2) as IPv4; empty where it is none."""
+    try:
+        found = ip_address(text.partition("%")[0])
+    except ValueError:
+        return ""
+    return str(getattr(found, "ipv4_mapped", None) or found)
 
 
 def _entities(question: Question) -> list[dict[str, Any]]:
@@ -521,6 +533,7 @@ def _caller(principal: Principal) -> dict[str, Any]:
     if "ref_protected" in attributes:
         attributes["ref_protected"] = attributes["ref_protected"] == "true"
     return {
+        "subject": principal.subject,
         "role": str(principal.role),
         "method": str(principal.method),
         "issuer": principal.issuer,

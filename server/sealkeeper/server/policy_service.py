@@ -7,7 +7,7 @@ from contextlib import aclosing
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import ip_address
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sealkeeper.server.authorization import Action, crosses_tenants
 from sealkeeper.server.calls import Call, current_call
@@ -18,6 +18,7 @@ from sealkeeper.server.policy_authorizer import PolicyAuthorizer
 from sealkeeper.server.policy_engine import MAX_APPROVALS, Facts, Question, kind_of, kinds_of, schema_text
 from sealkeeper.server.policy_simulation import Change, Progress, Simulations
 from sealkeeper.server.policy_trials import Answer, Case, Drafts, answer, resource_of, unused_policies
+from sealkeeper.server.proposer import Proposer
 from sealkeeper.server.resources import KeyName, KeyVersionName, ResourceName, parse_tenant_name
 from sealkeeper.server.tenant_policy import TenantPolicy
 from sealkeeper.server.translation import labels_of, moment_of, page_size_of, page_token, timestamp, versions_left
@@ -34,27 +35,6 @@ _MAX_VALUE = 1024
 _MAX_AMR = 32
 _HERE = "127.0.0.1"
 _Name = TypeVar("_Name", bound=StrEnum)
-
-
-class Proposer(Protocol):
-    """Has others approve first, where that is needed."""
-
-    async def require(
-        self, call: Call, action: Action, resource: ResourceName, parameters: Mapping[str, Any], reason: str, /
-    ) -> object:
-        """Return where no approval is needed; else propose it.
-
-        Args:
-            call: under way, and authorized.
-            action: what is to be done.
-            resource: about what.
-            parameters: of what is to be done; canonical JSON without fractions.
-            reason: the caller's, for those who approve.
-
-        Raises:
-            ApprovalRequiredError: it is proposed, and done once others have approved.
-        """
-        ...
 
 
 class PolicyService(policy_pb2_grpc.PolicyServiceServicer):

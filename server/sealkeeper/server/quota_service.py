@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from sealkeeper.server.authorization import Action, crosses_tenants
-from sealkeeper.server.calls import Call, current_call
+from sealkeeper.server.calls import current_call
 from sealkeeper.server.errors import InvalidRequestError
 from sealkeeper.server.identity import Principal
 from sealkeeper.server.limits import (
@@ -23,34 +23,14 @@ from sealkeeper.server.limits import (
     update_of_document,
 )
 from sealkeeper.server.new_version import Audit
+from sealkeeper.server.proposer import Proposer
 from sealkeeper.server.quotas import Quotas
-from sealkeeper.server.resources import ResourceName, TenantName, parse_tenant_name
+from sealkeeper.server.resources import TenantName, parse_tenant_name
 from sealkeeper.v1 import quota_pb2, quota_pb2_grpc
 
 _MAX_REASON = 1024
 _CALLS = ("tenant_calls", "principal_calls")
 _RATES = (*_CALLS, "tenant_signatures", "principal_signatures")
-
-
-class Proposer(Protocol):
-    """Has others approve first, where that is needed."""
-
-    async def require(
-        self, call: Call, action: Action, resource: ResourceName, parameters: Mapping[str, Any], reason: str
-    ) -> object:
-        """Return where no approval is needed; else propose it.
-
-        Args:
-            call: under way, and authorized.
-            action: what is to be done.
-            resource: about what.
-            parameters: what exactly; canonical JSON without fractions.
-            reason: the caller's, for those who approve.
-
-        Raises:
-            ApprovalRequiredError: it is proposed, and done once others have approved.
-        """
-        ...
 
 
 class QuotaService(quota_pb2_grpc.QuotaServiceServicer):

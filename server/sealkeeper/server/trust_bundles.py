@@ -20,13 +20,14 @@ from typing import Any
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from sealkeeper.server.errors import ConfigurationError
 from sealkeeper.server.file_watch import read_bounded
+from sealkeeper.verify.certificate import UNREADABLE
+from sealkeeper.verify.svid import AUTHORITY, CALLER
 
 MAX_BUNDLE = 1024 * 1024
 """Bytes of a bundle."""
@@ -34,38 +35,7 @@ MAX_BUNDLE = 1024 * 1024
 MAX_AUTHORITIES = 100
 """CA certificates of a bundle."""
 
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-"""What reading a certificate and its parts raises where it is malformed."""
-
 _PEM = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----")
-_AGNOSTIC = Criticality.AGNOSTIC
-
-# The web's rules, loosened where X.509-SVIDs differ: the name may be critical or not, whatever the subject is; server
-# and client in one extended key usage, which may be critical as policies may; no authority key identifier needed.
-_LEAF = (
-    ExtensionPolicy.webpki_defaults_ee()
-    .may_be_present(x509.SubjectAlternativeName, _AGNOSTIC, None)
-    .may_be_present(x509.ExtendedKeyUsage, _AGNOSTIC, None)
-    .may_be_present(x509.AuthorityKeyIdentifier, _AGNOSTIC, None)
-    .may_be_present(x509.CertificatePolicies, _AGNOSTIC, None)
-)
-# Private CAs often have no key usage, or are no X.509-SVIDs in other ways; that they are CAs is checked when read.
-_CA = (
-    ExtensionPolicy.webpki_defaults_ca()
-    .require_present(x509.BasicConstraints, _AGNOSTIC, None)
-    .may_be_present(x509.KeyUsage, _AGNOSTIC, None)
-    .may_be_present(x509.ExtendedKeyUsage, _AGNOSTIC, None)
-    .may_be_present(x509.SubjectAlternativeName, _AGNOSTIC, None)
-    .may_be_present(x509.AuthorityKeyIdentifier, _AGNOSTIC, None)
-    .may_be_present(x509.CertificatePolicies, _AGNOSTIC, None)
-)
 
 
 class TrustBundles:
@@ -92,7 +62,7 @@ class TrustBundles:
         store = self._stores.get(domain)
         if store is None:
             return None
-        policy = PolicyBuilder().store(store).time(now).extension_policies(ca_policy=_CA, ee_policy=_LEAF)
+        policy = PolicyBuilder().store(store).time(now).extension_policies(ca_policy=AUTHORITY, ee_policy=CALLER)
         try:
             chain = policy.build_client_verifier().verify(certificate, []).chain
         except (VerificationError, *UNREADABLE):
