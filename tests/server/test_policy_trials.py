@@ -20,11 +20,18 @@ from sealkeeper.server.policy_trials import (
     Places,
     answer,
     answer_of,
-    resource_of,
     run_cases,
     unused_policies,
 )
-from sealkeeper.server.resources import KeyName, KeyVersionName, LogName, ProposalName, ProviderName, TenantName
+from sealkeeper.server.resources import (
+    KeyName,
+    KeyVersionName,
+    LogName,
+    ProposalName,
+    ProviderName,
+    TenantName,
+    parse_resource,
+)
 from tests.server.policy_house import CI, CUSTODIAN, FORBID_ALL, KEY, PARENT, PERMIT_ALL, policy_house, question
 
 ALL = compile_policy(PERMIT_ALL)
@@ -103,7 +110,7 @@ def test_policies_that_decide_no_case_are_named_in_their_order() -> None:
     ],
 )
 def test_names_of_every_kind_are_read(text: str, name: object) -> None:
-    assert resource_of(text, "resource") == name
+    assert parse_resource(text, "resource") == name
 
 
 @pytest.mark.parametrize(
@@ -111,7 +118,7 @@ def test_names_of_every_kind_are_read(text: str, name: object) -> None:
 )
 def test_other_names_are_refused_by_their_field(text: str) -> None:
     with pytest.raises(InvalidRequestError) as raised:
-        resource_of(text, "cases[3].request.resource")
+        parse_resource(text, "cases[3].request.resource")
     assert raised.value.violations[0].field == "cases[3].request.resource"
     assert len(str(raised.value)) < 400
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import datetime
 from enum import StrEnum
-from ipaddress import ip_address
 from typing import Any, TypeVar
 
-from sealkeeper.server.authorization import Action, crosses_tenants
+from sealkeeper.server.authorization import Action
 from sealkeeper.server.calls import Call, current_call
-from sealkeeper.server.errors import InvalidRequestError
-from sealkeeper.server.identity import ATTRIBUTES, Method, Principal, Role
 from sealkeeper.server.policies import Policies
 from sealkeeper.server.policy_authorizer import PolicyAuthorizer
-from sealkeeper.server.policy_engine import MAX_APPROVALS, Facts, Question, kind_of, kinds_of, schema_text
+from sealkeeper.server.policy_engine import schema_text
+from sealkeeper.server.policy_questions import Questions, decision_message, require_length, results_message, within
 from sealkeeper.server.policy_simulation import Change, Progress, Simulations
-from sealkeeper.server.policy_trials import Answer, Case, Drafts, answer, resource_of, unused_policies
+from sealkeeper.server.policy_trials import Drafts, answer
 from sealkeeper.server.proposer import Proposer
-from sealkeeper.server.resources import KeyName, KeyVersionName, ResourceName, parse_tenant_name
+from sealkeeper.server.resources import parse_tenant_name
 from sealkeeper.server.tenant_policy import TenantPolicy
-from sealkeeper.server.translation import labels_of, moment_of, page_size_of, page_token, timestamp, versions_left
+from sealkeeper.server.translation import page_size_of, page_token, timestamp, versions_left
 from sealkeeper.v1 import policy_pb2, policy_pb2_grpc
 
 _MAX_REASON = 1024
@@ -68,7 +66,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         """Give a version, and the schema."""
         parent = parse_tenant_name(request.parent, "parent")
         current_call().authorize(Action.GET_POLICY, parent)
-        number = _within(request.number, 0, _MAX_NUMBER, "number")
+        number = within(request.number, 0, _MAX_NUMBER, "number")
         found = await self._policies.get(parent.tenant, number)
         return policy_pb2.GetPolicyResponse(version=_version(found), schema=schema_text())
 
@@ -94,8 +92,8 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         """Have another policy approved; it is put in force when it is."""
         parent, call = parse_tenant_name(request.parent, "parent"), current_call()
         call.authorize(Action.UPDATE_POLICY, parent, proposable=True)
-        _require_length("reason", request.reason, 0, _MAX_REASON)
-        base = _within(request.base, 1, _MAX_NUMBER, "base")
+        require_length("reason", request.reason, 0, _MAX_REASON)
+        base = within(request.base, 1, _MAX_NUMBER, "base")
         await self._drafts.compiled(request.text)
         self._policies.require_base(parent.tenant, base)
         parameters = {"base": base, "text": request.text}
@@ -108,18 +106,9 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         """Run cases against a draft or the policy in force, without grants."""
         parent, call = parse_tenant_name(request.parent, "parent"), current_call()
         call.authorize(Action.GET_POLICY, parent)
-        if not 1 <= len(request.cases) <= _MAX_CASES:
-            raise InvalidRequestError.of("cases", f"has {len(request.cases)} cases; 1 to {_MAX_CASES} are allowed")
-        cases = [self._case(one, call, f"cases[{place}]") for place, one in enumerate(request.cases)]
+        cases = self._questions(call).cases(request.cases)
         policy, _ = await self._drafts.chosen(parent.tenant, request.text)
-        results = await self._drafts.tested(policy, cases)
-        return policy_pb2.TestPolicyResponse(
-            results=[
-                policy_pb2.PolicyCaseResult(name=one.case.name, passed=one.passed, decision=_decision(one.answer))
-                for one in results
-            ],
-            unused_policies=unused_policies(policy, results),
-        )
+        return results_message(policy, await self._drafts.tested(policy, cases))
 
     async def ExplainDecision(  # noqa: N802
         self, request: policy_pb2.ExplainDecisionRequest, context: Any
@@ -127,13 +116,13 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         """Tell which policies decide, the grants in force among them."""
         parent, call = parse_tenant_name(request.parent, "parent"), current_call()
         call.authorize(Action.GET_POLICY, parent)
-        question = self._question(request.request, call, "request")
+        question = self._questions(call).one(request.request, "request")
         policy, number = await self._drafts.chosen(parent.tenant, request.text)
         links, emergencies = self._authorizer.grants(parent.tenant, call.now())
         granted = policy.granting(links.get(question.principal.subject, ()))
         found = answer(granted, question, emergencies)
         texts = [policy.texts[name] for name in found.policies if name in policy.texts]
-        return policy_pb2.ExplainDecisionResponse(decision=_decision(found), texts=texts, policy_version=number)
+        return policy_pb2.ExplainDecisionResponse(decision=decision_message(found), texts=texts, policy_version=number)
 
     async def SimulatePolicy(  # noqa: N802
         self, request: policy_pb2.SimulatePolicyRequest, context: Any
@@ -141,103 +130,14 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         """Decide again what was asked of late, and tell what would be decided otherwise."""
         parent = parse_tenant_name(request.parent, "parent")
         current_call().authorize(Action.SIMULATE_POLICY, parent)
-        records = _within(request.records, 0, _MAX_RECORDS, "records") or _DEFAULT_RECORDS
+        records = within(request.records, 0, _MAX_RECORDS, "records") or _DEFAULT_RECORDS
         draft = await self._drafts.compiled(request.text)
         async with aclosing(self._simulations.run(parent.tenant, draft, records)) as running:
             async for progress in running:
                 yield _progress(progress)
 
-    def _case(self, message: policy_pb2.PolicyCase, call: Call, field: str) -> Case:
-        _require_length(f"{field}.name", message.name, 1, _MAX_CASE_NAME)
-        approvals = None
-        if message.HasField("approvals"):
-            approvals = _within(message.approvals, 0, MAX_APPROVALS, f"{field}.approvals")
-        question = self._question(message.request, call, f"{field}.request")
-        return Case(message.name, question, message.allowed, message.policy, approvals)
-
-    def _question(self, message: policy_pb2.AccessRequest, call: Call, field: str) -> Question:
-        tenant = call.caller.tenant
-        principal = _principal(message.principal, tenant, f"{field}.principal")
-        action = _one_of(Action, message.action, f"{field}.action")
-        resource = resource_of(message.resource, f"{field}.resource")
-        _require_fit(principal, action, resource, f"{field}.resource")
-        now = moment_of(message.time, f"{field}.time") if message.HasField("time") else call.now()
-        facts = self._facts(message, resource, f"{field}.labels")
-        return Question(principal, action, resource, _address(message.address, f"{field}.address"), now, facts)
-
-    def _facts(self, message: policy_pb2.AccessRequest, resource: ResourceName, field: str) -> Facts:
-        if not message.labels:
-            return self._authorizer.facts(resource)
-        if not isinstance(resource, KeyName | KeyVersionName):
-            raise InvalidRequestError.of(field, "only keys have labels")
-        return Facts(labels_of(message.labels, field))
-
-
-def _principal(message: policy_pb2.AccessPrincipal, tenant: str, field: str) -> Principal:
-    _require_length(f"{field}.subject", message.subject, 1, _MAX_SUBJECT)
-    for name in ("person", "issuer", "acr"):
-        _require_length(f"{field}.{name}", getattr(message, name), 0, _MAX_VALUE)
-    if len(message.amr) > _MAX_AMR:
-        raise InvalidRequestError.of(f"{field}.amr", f"has {len(message.amr)} methods; at most {_MAX_AMR} are allowed")
-    for place, one in enumerate(message.amr):
-        _require_length(f"{field}.amr[{place}]", one, 1, _MAX_VALUE)
-    return Principal(
-        tenant,
-        message.subject,
-        _one_of(Role, message.role, f"{field}.role"),
-        method=_one_of(Method, message.method or Method.CERTIFICATE, f"{field}.method"),
-        person=message.person,
-        issuer=message.issuer,
-        attributes=_attributes(message.attributes, f"{field}.attributes"),
-        hardware=message.hardware,
-        acr=message.acr,
-        amr=tuple(sorted(message.amr)),
-    )
-
-
-def _attributes(given: Mapping[str, str], field: str) -> tuple[tuple[str, str], ...]:
-    for name, value in given.items():
-        if name not in ATTRIBUTES:
-            raise InvalidRequestError.of(field, f"{name[:64]!r}: must be one of {', '.join(ATTRIBUTES)}")
-        _require_length(f"{field}[{name}]", value, 1, _MAX_VALUE)
-        if name == "ref_protected" and value not in ("true", "false"):
-            raise InvalidRequestError.of(f"{field}[{name}]", "must be true or false")
-    return tuple(sorted(given.items()))
-
-
-def _require_fit(principal: Principal, action: Action, resource: ResourceName, field: str) -> None:
-    if crosses_tenants(principal, resource):
-        raise InvalidRequestError.of(field, "must be of your own tenant")
-    kinds = kinds_of(action)
-    if kind_of(resource) not in kinds:
-        raise InvalidRequestError.of(
-            field, f"is a {kind_of(resource)}, and {action} is asked of a {' or '.join(sorted(kinds))}"
-        )
-
-
-def _address(text: str, field: str) -> str:
-    try:
-        return str(ip_address(text or _HERE))
-    except ValueError:
-        raise InvalidRequestError.of(field, "must be an IP address") from None
-
-
-def _one_of(kind: type[_Name], value: str, field: str) -> _Name:
-    try:
-        return kind(value)
-    except ValueError:
-        raise InvalidRequestError.of(field, f"must be one of {', '.join(kind)}") from None
-
-
-def _within(number: int, least: int, most: int, field: str) -> int:
-    if not least <= number <= most:
-        raise InvalidRequestError.of(field, f"must be from {least} to {most}")
-    return number
-
-
-def _require_length(field: str, text: str, least: int, most: int) -> None:
-    if not least <= len(text) <= most:
-        raise InvalidRequestError.of(field, f"has {len(text)} characters; {least} to {most} are allowed")
+    def _questions(self, call: Call) -> Questions:
+        return Questions(call.caller.tenant, call.now(), self._authorizer.facts)
 
 
 def _version(one: TenantPolicy, text: str | None = None) -> policy_pb2.PolicyVersion:
@@ -249,12 +149,6 @@ def _version(one: TenantPolicy, text: str | None = None) -> policy_pb2.PolicyVer
         create_time=timestamp(one.create_time),
         proposal=one.proposal,
         author=one.author,
-    )
-
-
-def _decision(one: Answer) -> policy_pb2.AccessDecision:
-    return policy_pb2.AccessDecision(
-        allowed=one.allowed, policies=one.policies, approvals=one.approvals, errors=one.errors
     )
 
 
@@ -272,8 +166,8 @@ def _change(one: Change, count: int, last: datetime) -> policy_pb2.PolicyChange:
         subject=one.subject,
         action=one.action,
         resource=one.resource,
-        before=_decision(one.before),
-        after=_decision(one.after),
+        before=decision_message(one.before),
+        after=decision_message(one.after),
         count=count,
         last_time=timestamp(last),
     )

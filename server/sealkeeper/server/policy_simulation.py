@@ -19,7 +19,8 @@ from sealkeeper.server.log import LogReader
 from sealkeeper.server.policies import Policies
 from sealkeeper.server.policy_authorizer import PolicyAuthorizer
 from sealkeeper.server.policy_engine import Facts, Link, Policy, Question
-from sealkeeper.server.policy_trials import Answer, Places, answer, resource_of
+from sealkeeper.server.policy_trials import Answer, Places, answer
+from sealkeeper.server.resources import parse_resource
 from sealkeeper.server.resources import ResourceName
 
 MAX_SIMULATIONS = 4
@@ -225,7 +226,7 @@ def question_of(body: bytes, facts: Callable[[ResourceName], Facts]) -> Question
         record = _decoder.decode(body)
         if not record.action:
             return None
-        resource = resource_of(record.resource, "resource")
+        resource = parse_resource(record.resource, "resource")
         address = str(ip_address(record.address)) if record.address else ""
         return Question(_principal(record), Action(record.action), resource, address, record.time, facts(resource))
     except (msgspec.DecodeError, InvalidRequestError, ValueError):

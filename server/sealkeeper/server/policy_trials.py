@@ -4,38 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 from sealkeeper.server.authorization import PROPOSABLE, Action, Decision, crosses_tenants
-from sealkeeper.server.errors import InvalidRequestError, OverloadedError
+from sealkeeper.server.errors import OverloadedError
 from sealkeeper.server.policies import Policies
 from sealkeeper.server.policy_engine import FAULTY, NOTHING, Policy, Question
-from sealkeeper.server.resources import (
-    ResourceName,
-    parse_grant_name,
-    parse_import_name,
-    parse_key_or_version_name,
-    parse_log_name,
-    parse_proposal_name,
-    parse_provider_name,
-    parse_tenant_name,
-)
 from sealkeeper.server.under_way import UnderWay
 
 MAX_DRAFTS = 4
 """Drafts that are checked at a time."""
 _RETRY_AFTER = timedelta(seconds=2)
 _OWN_ID = re.compile(r"policy\d+")
-_PARSERS: Mapping[str, Callable[[str, str], ResourceName]] = {
-    "keys": parse_key_or_version_name,
-    "keyImports": parse_import_name,
-    "grants": parse_grant_name,
-    "proposals": parse_proposal_name,
-    "providers": parse_provider_name,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,23 +117,6 @@ def unused_policies(policy: Policy, results: Sequence[CaseResult]) -> list[str]:
     """Ids of the policies that decided none of the cases, in their order."""
     used = {name for one in results for name in one.answer.policies}
     return [name for name in policy.texts if name not in used]
-
-
-def resource_of(text: str, field: str) -> ResourceName:
-    """Parse the name of a resource of any kind.
-
-    Raises:
-        InvalidRequestError: naming ``field``.
-    """
-    parts = text[:300].split("/")
-    if parts[0] == "logs":
-        return parse_log_name(text, field)
-    if len(parts) <= 2:
-        return parse_tenant_name(text, field)
-    parse = _PARSERS.get(parts[2])
-    if parse is None:
-        raise InvalidRequestError.of(field, f"must be tenants/{{tenant}}/{{{'|'.join(_PARSERS)}}}/... or logs/{{log}}")
-    return parse(text, field)
 
 
 class Places:

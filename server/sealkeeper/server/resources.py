@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -222,23 +223,6 @@ def parse_provider_name(text: str, field: str) -> ProviderName:
     raise InvalidRequestError.of(field, "must be tenants/{tenant}/providers/{provider}")
 
 
-def parse_resource(text: str, field: str = "resource") -> ResourceName:
-    """Parse a name of whatever kind.
-
-    Raises:
-        InvalidRequestError: naming ``field``.
-    """
-    for parse in (
-        *(parse_tenant_name, parse_key_or_version_name, parse_import_name, parse_provider_name),
-        *(parse_grant_name, parse_proposal_name, parse_log_name),
-    ):
-        try:
-            return parse(text, field)
-        except InvalidRequestError:
-            continue
-    raise InvalidRequestError.of(field, "must be the name of a tenant, or of something of one, or of a log")
-
-
 def parse_log_name(text: str, field: str) -> LogName:
     """Parse ``logs/{log}``.
 
@@ -249,3 +233,29 @@ def parse_log_name(text: str, field: str) -> LogName:
     if prefix == "logs" and log in LOGS:
         return LogName(log)
     raise InvalidRequestError.of(field, "must be logs/transparency, logs/ct or logs/audit")
+
+
+_PARSERS: Mapping[str, Callable[[str, str], ResourceName]] = {
+    "keys": parse_key_or_version_name,
+    "keyImports": parse_import_name,
+    "grants": parse_grant_name,
+    "proposals": parse_proposal_name,
+    "providers": parse_provider_name,
+}
+
+
+def parse_resource(text: str, field: str = "resource") -> ResourceName:
+    """Parse a name of whatever kind.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    parts = text[:300].split("/")
+    if parts[0] == "logs":
+        return parse_log_name(text, field)
+    if len(parts) <= 2:
+        return parse_tenant_name(text, field)
+    parse = _PARSERS.get(parts[2])
+    if parse is None:
+        raise InvalidRequestError.of(field, f"must be tenants/{{tenant}}/{{{'|'.join(_PARSERS)}}}/... or logs/{{log}}")
+    return parse(text, field)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from sealkeeper.client.cli.input_files import read_limited
-from sealkeeper.client.cli.options import EXIT_CODES, Json, options_of
+from sealkeeper.client.cli.options import EXIT_CODES, Json, Options, options_of
 from sealkeeper.client.cli.output import (
     Coloured,
     coloured,
@@ -25,9 +26,10 @@ from sealkeeper.client.cli.output import (
 from sealkeeper.client.cli.output_file import OutputFile
 from sealkeeper.client.cli.policy_cases import MAX_FILE, read_cases, resource_name
 from sealkeeper.client.cli.resources import time_text
+from sealkeeper.client.cli.server_commands import INSTALL, server_is_installed
 from sealkeeper.client.cli.values import labels as pairs
 from sealkeeper.client.cli.values import moment
-from sealkeeper.client.errors import REFUSED, CorruptAnswerError
+from sealkeeper.client.errors import REFUSED, ConfigurationError, CorruptAnswerError
 
 if TYPE_CHECKING:
     from sealkeeper.client.client import Client
@@ -119,17 +121,28 @@ def run_cases(
     context: typer.Context,
     cases: Annotated[Path, typer.Argument(help="TOML file of cases.")],
     policy: _Draft = None,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            help="Without a gateway: against the draft, or the policy that tenants begin with; keys have the labels "
+            "that cases give. Needs the server's packages.",
+        ),
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Run cases against a draft or the policy in force. Grants do not count."""
     from sealkeeper.client.policy_operations import run_policy_cases
 
     options = options_of(context)
-    parent = options.parent()
+    parent = _offline_parent(options) if offline else options.parent()
     text = _read_text(cases, MAX_FILE, "CASES")
     operation = run_policy_cases(parent, read_cases(text, parent), text=_draft(policy))
-    with options.client() as client:
-        found = client.call(operation)
+    if offline:
+        found = operation.check(_offline_engine()(operation.request))
+    else:
+        with options.client() as client:
+            found = client.call(operation)
     failed = sum(not one.passed for one in found.results)
     if json_output:
         print_json(
@@ -146,6 +159,23 @@ def run_cases(
         _print_results(found, failed)
     if failed:
         raise typer.Exit(REFUSED)
+
+
+def _offline_parent(options: Options) -> str:
+    try:
+        return options.parent()
+    except ConfigurationError:
+        # Without a gateway any name will do for what has short names.
+        return "tenants/tenant"
+
+
+def _offline_engine() -> Callable[[Any], Any]:
+    from importlib.metadata import entry_points
+
+    if not server_is_installed():
+        raise ConfigurationError("sealkeeper policy test --offline needs the server's packages", next_step=INSTALL)
+    found: Callable[[Any], Any] = next(iter(entry_points(group="sealkeeper.policy", name="offline"))).load()
+    return found
 
 
 @app.command()

@@ -17,7 +17,10 @@ _SUMMARIES = {
     "issue": "Issue certificates to callers, or renew the gateway's.",
 }
 # Of the extra `server`: without them the server's own modules are there, and cannot be run.
-_NEEDED = ("aiohttp", "alembic", "asn1crypto", "msgspec", "prometheus_client", "pydantic_settings", "sqlalchemy")
+_NEEDED = (
+    *("aiohttp", "alembic", "asn1crypto", "cedarpy", "jwt", "msgspec", "prometheus_client", "pydantic_settings"),
+    "sqlalchemy",
+)
 _TAKES_ALL = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
