@@ -27,6 +27,7 @@ from sealkeeper.server.store.database import Database, open_database
 from sealkeeper.server.store.grant_table import GrantTable
 from sealkeeper.server.store.key_table import KeyTable
 from sealkeeper.server.store.policy_table import PolicyTable
+from sealkeeper.server.tenant_policy import TenantPolicy
 
 TENANT = "acme"
 PARENT = "tenants/acme"
@@ -119,9 +120,12 @@ async def policy_house(folder: Path, text: str = "") -> AsyncIterator[PolicyHous
     database = await open_database(f"sqlite:///{folder / 'metadata.db'}")
     house: list[PolicyHouse] = []
     clock = SteadyClock(lambda: int((house[0].now if house else START).timestamp() * 1e9))
-    policies = await open_policies(
-        PolicyTable(database), clock, {TENANT: text or default_policy(), "beta": default_policy()}
-    )
+
+    async def record(_: TenantPolicy) -> None:
+        pass
+
+    first = {TENANT: text or default_policy(), "beta": default_policy()}
+    policies = await open_policies(PolicyTable(database), clock, first, record)
     house.append(PolicyHouse(database, clock, policies))
     try:
         yield house[0]

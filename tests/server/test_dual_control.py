@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -300,6 +301,12 @@ def people_sign(client: Client) -> Any:
     from sealkeeper.client import message_content
 
     return client.sign(KEY, message_content(b"x"))
+
+
+async def test_the_policy_that_a_tenant_begins_with_is_on_record(people: People) -> None:
+    [record] = await people.records("Gateway/FirstPolicy")
+    assert record["resource"] == f"{PARENT}/policyVersions/1"
+    assert record["details"]["policyDigest"] == f"sha256:{sha256(default_policy().encode()).hexdigest()}"
 
 
 async def test_the_key_that_needs_an_approval_to_come_in_is_the_one_that_comes_in(people: People) -> None:

@@ -28,6 +28,7 @@ from sealkeeper.server.store.grant_table import GrantTable
 from sealkeeper.server.store.policy_table import PolicyTable
 from sealkeeper.server.store.proposal_table import ProposalTable
 from sealkeeper.server.telemetry import Telemetry
+from sealkeeper.server.tenant_policy import TenantPolicy
 
 _log = logging.getLogger("sealkeeper.access")
 
@@ -95,7 +96,13 @@ async def open_access(
         tenant: await asyncio.to_thread(_initial_policy, settings.initial_policies.get(tenant))
         for tenant in settings.tenants
     }
-    policies = await open_policies(PolicyTable(database), clock, first)
+
+    async def record(one: TenantPolicy) -> None:
+        details = {"policyVersion": one.number, "policyDigest": f"sha256:{one.digest.hex()}"}
+        made = AuditRecord(one.create_time, "Gateway/FirstPolicy", one.tenant, resource=one.name, details=details)
+        await logs.submit(Submission(audit=[made.encode()]))
+
+    policies = await open_policies(PolicyTable(database), clock, first, record)
     grants = await open_grants(GrantTable(database), clock)
     telemetry.watch_grants(grants, settings.tenants, GRANTABLE)
     table = ProposalTable(database)

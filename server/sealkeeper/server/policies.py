@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -143,13 +143,19 @@ class Policies:
         await self._changes.close()
 
 
-async def open_policies(table: PolicyTable, clock: SteadyClock, first: Mapping[str, str]) -> Policies:
+async def open_policies(
+    table: PolicyTable,
+    clock: SteadyClock,
+    first: Mapping[str, str],
+    record: Callable[[TenantPolicy], Awaitable[None]],
+) -> Policies:
     """Read and make ready the policies in force.
 
     Args:
         table: where they are.
         clock: the time.
         first: by tenant, the policy of one that has none yet.
+        record: makes the record of a first policy, before it is in force.
 
     Raises:
         ConfigurationError: a policy is not valid.
@@ -161,6 +167,7 @@ async def open_policies(table: PolicyTable, clock: SteadyClock, first: Mapping[s
         if version is None:
             version = TenantPolicy(tenant, 1, text, clock.at_least_latest(), "", "")
             policy = await _compiled(version)
+            await record(version)
             await table.write(version, writer(None, version))
         else:
             policy = await _compiled(version)
