@@ -184,7 +184,7 @@ class Gateway:
         self._repeat("janitor", lambda: self._destroy_due(keys, logs))
         self._repeat("imports", lambda: self._tidy_imports(imports, logs))
         self._repeat("access", access.tidy)
-        self._repeat("identities", identities.refresh)
+        self._repeat("identities", identities.refresh, settings.identity.reload_interval.total_seconds())
         self._repeat("usage", usage.flush)
         self._repeat("refusals", interceptor.sum_up)
 
@@ -368,12 +368,12 @@ class Gateway:
 
         await imports.tidy(audit)
 
-    def _repeat(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    def _repeat(self, name: str, work: Callable[[], Awaitable[None]], interval: float = _CHECK_INTERVAL) -> None:
         self._regular[name] = work
 
         async def repeat() -> None:
             while True:
-                await asyncio.sleep(_CHECK_INTERVAL)
+                await asyncio.sleep(interval)
                 try:
                     await work()
                 except (SealkeeperError, ProviderError, LogError) as error:
