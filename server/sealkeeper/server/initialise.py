@@ -152,6 +152,8 @@ tenants = [{_quoted(plan.tenant)}]
 # Names the gateway for good: logs, certificates and callers' identities are made of it.
 domain = {_quoted(plan.domain)}
 listen = {_quoted(plan.listen)}
+# For callers with tokens of CI systems or of a login, where there are [issuers.NAME]: docs/identity.
+# token_listen = "127.0.0.1:8444"
 tls = {{ certificate = "tls/server.pem", key = "tls/server.key", client_ca = "tls/ca.pem" }}
 
 [http]
