@@ -187,6 +187,9 @@ class NamedPeople:
     def name_of(self, subject: str) -> str | None:
         return self._names.get(subject)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names.values()
+
 
 def number(value: int) -> str:
     """An unsigned number in base64url without padding (RFC 7518 section 2)."""

@@ -12,10 +12,11 @@ from typing import Any
 import grpc
 import pytest
 
+from sealkeeper.server import calls
 from sealkeeper.server.authorization import UnrestrictedAuthorizer
 from sealkeeper.server.calls import CallInterceptor
 from sealkeeper.server.clock import SteadyClock
-from sealkeeper.server.errors import NotFoundError
+from sealkeeper.server.errors import NotFoundError, UnauthenticatedError
 from sealkeeper.server.identity import InsecureLoopbackAuthenticator, Principal, Role
 from sealkeeper.server.log import AUDIT, Sequencer, open_logs
 from sealkeeper.server.settings import TelemetrySettings
@@ -25,13 +26,17 @@ from tests.log.signer import Signer, signers
 
 CI = Principal("acme", "spiffe://x/ci", Role.CI)
 METHOD = "/sealkeeper.v1.KeyService/GetKey"
+STREAM = "/sealkeeper.v1.KeyService/ListKeys"
 
 
 class Unlimited:
-    """Quotas of which there is always enough."""
+    """Quotas of which there is always enough; tells of calls that have come in."""
+
+    def __init__(self) -> None:
+        self.admitted = asyncio.Event()
 
     def admit_call(self, principal: Principal) -> None:
-        pass
+        self.admitted.set()
 
     def admit_signatures(self, principal: Principal, count: int) -> None:
         pass
@@ -67,6 +72,20 @@ class House:
     left: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     ended: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     channel: Any = None
+    quotas: Unlimited = field(default_factory=Unlimited)
+    denied: bool = False
+
+    def require_allowed(self, principal: Principal) -> None:
+        if self.denied:
+            raise UnauthenticatedError("denied", reason="IDENTITY_DENIED", next_step="none")
+
+    async def list_keys(
+        self, request: key_pb2.ListKeysRequest, context: Any
+    ) -> AsyncIterator[key_pb2.ListKeysResponse]:
+        """A stream, unlike the contract's: an answer, and another once ``go`` is set."""
+        yield key_pb2.ListKeysResponse()
+        await self.go.wait()
+        yield key_pb2.ListKeysResponse()
 
     async def get_key(self, request: key_pb2.GetKeyRequest, context: Any) -> key_pb2.GetKeyResponse:
         context.add_done_callback(lambda _: self.ended.put_nowait(request.name))
@@ -91,6 +110,7 @@ class House:
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     gate = Gate(AUDIT)
     logs = await open_logs(tmp_path, {**signers(), AUDIT: gate})
+    quotas = Unlimited()
     telemetry = Telemetry(TelemetrySettings(metrics_listen=None), "x")
     interceptor = CallInterceptor(
         InsecureLoopbackAuthenticator(CI),
@@ -99,15 +119,19 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         logs,
         SteadyClock(),
         telemetry,
-        Unlimited(),
+        quotas,
+        lambda principal: made.require_allowed(principal),
     )
-    made = House(interceptor, logs, gate)
+    made = House(interceptor, logs, gate, quotas=quotas)
     handler = grpc.unary_unary_rpc_method_handler(
         made.get_key, key_pb2.GetKeyRequest.FromString, key_pb2.GetKeyResponse.SerializeToString
     )
+    stream = grpc.unary_stream_rpc_method_handler(
+        made.list_keys, key_pb2.ListKeysRequest.FromString, key_pb2.ListKeysResponse.SerializeToString
+    )
     server = grpc.aio.server(interceptors=[interceptor])
     server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("sealkeeper.v1.KeyService", {"GetKey": handler})]
+        [grpc.method_handlers_generic_handler("sealkeeper.v1.KeyService", {"GetKey": handler, "ListKeys": stream})]
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -169,3 +193,30 @@ async def test_nobody_escapes_the_log_by_hanging_up_before_the_record_is_durable
     house.gate.opened.set()
     assert [await code(before), await code(house.call("after"))] == ["OK", "OK"]
     assert await house.outcomes() == ["OK", outcome, "OK"]
+
+
+async def test_a_caller_who_is_denied_while_the_request_is_held_back_does_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_KNOWN_FOR", 0.0)
+    house.go.set()
+    held = house.channel.stream_unary(METHOD)(timeout=30)
+    await house.quotas.admitted.wait()
+    house.denied = True
+    await held.write(key_pb2.GetKeyRequest(name="there").SerializeToString())
+    await held.done_writing()
+    assert await code(held) == "UNAUTHENTICATED"
+    assert house.entered.empty()
+    assert await house.outcomes() == ["IDENTITY_DENIED"]
+
+
+async def test_a_caller_who_is_denied_meanwhile_gets_nothing_more_of_a_stream(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_KNOWN_FOR", 0.0)
+    stream = house.channel.unary_stream(STREAM)(b"", timeout=30)
+    assert await stream.read() == b""
+    house.denied = True
+    house.go.set()
+    assert await code(stream) == "UNAUTHENTICATED"
+    assert await house.outcomes() == ["OK", "IDENTITY_DENIED"]

@@ -52,7 +52,9 @@ def bundles() -> Bundles:
 
 @pytest.fixture
 def authenticator(bundles: Bundles) -> CertificateAuthenticator:
-    return CertificateAuthenticator(OWN, bundles, RULES, NamedPeople({FIRST: "the first"}), [HARDWARE])
+    return CertificateAuthenticator(
+        OWN, bundles, RULES, NamedPeople({FIRST: "the first", "https://login.example.org#1": "listed"}), [HARDWARE]
+    )
 
 
 def local(name: str) -> Svid:
@@ -90,6 +92,13 @@ async def test_the_first_rule_that_fits_counts(authenticator: CertificateAuthent
 async def test_a_person_of_another_domain_is_named_by_the_rule(authenticator: CertificateAuthenticator) -> None:
     found = await authenticator.authenticate(PROD_CA.issue(f"spiffe://{PROD}/people/second").caller, NOW)
     assert (found.role, found.person, found.attribute("actor")) == (Role.CUSTODIAN, "second", "second")
+
+
+async def test_a_name_of_people_is_not_given_to_another_domains_certificates(
+    authenticator: CertificateAuthenticator,
+) -> None:
+    svid = PROD_CA.issue(f"spiffe://{PROD}/people/listed")
+    assert await refusal(authenticator.authenticate(svid.caller, NOW)) == "PRINCIPAL_UNKNOWN"
 
 
 async def test_a_certificate_of_the_local_ca_says_all_itself(authenticator: CertificateAuthenticator) -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from pydantic import ValidationError
 
 from sealkeeper.server import issuer_keys
 from sealkeeper.server.errors import (
@@ -164,6 +165,10 @@ BAD: dict[str, Callable[[Issuer], tuple[str, Reply]]] = {
     "an issuer with a slash more": lambda one: (DISCOVERY, _discovery(one, issuer=f"{one.url}/")),
     "no keys' URL": lambda one: (DISCOVERY, _discovery(one, jwks_uri=None)),
     "a plaintext URL elsewhere": lambda one: (DISCOVERY, _discovery(one, jwks_uri="http://192.0.2.1/keys")),
+    "a plaintext URL elsewhere that begins like one of this machine": lambda one: (
+        DISCOVERY,
+        _discovery(one, jwks_uri="http://127.0.0.1:80@192.0.2.1/keys"),
+    ),
     "a file URL": lambda one: (DISCOVERY, _discovery(one, jwks_uri="file:///etc/passwd")),
     "a URL that is none": lambda one: (DISCOVERY, _discovery(one, jwks_uri="https://[")),
     "a redirect of the document": lambda one: (DISCOVERY, Reply(302, b"", {"Location": f"{one.url}/elsewhere"})),
@@ -197,6 +202,7 @@ async def test_what_is_not_the_issuers_key_set_is_not_taken(issuer: Issuer, make
     ("name", "problem"),
     [
         ("a plaintext URL elsewhere", "no https:// URL"),
+        ("a plaintext URL elsewhere that begins like one of this machine", "no https:// URL"),
         ("a file URL", "no https:// URL"),
         ("a redirect of the keys", "status 307"),
         ("too long", "more than 1048576 bytes"),
@@ -232,6 +238,9 @@ def rsa_jwk(size: int = 2048, **more: Any) -> dict[str, Any]:
 
 UNFIT: dict[str, Callable[[], dict[str, Any]]] = {
     "RSA of 1024 bits": lambda: rsa_jwk(1024),
+    "RSA with an exponent that makes verifying slow": lambda: rsa_jwk(e="_" * 341),
+    # What is missing of it would be computed for hours, with nothing else going on meanwhile.
+    "RSA, with a private exponent of any length": lambda: rsa_jwk(n="x" * 300_000, d="x" * 300_001),
     "for encryption": lambda: rsa_jwk(use="enc"),
     "for signing alone": lambda: rsa_jwk(key_ops=["sign"]),
     "key_ops that are no list": lambda: rsa_jwk(key_ops="verify"),
@@ -491,3 +500,24 @@ async def test_an_issuer_that_withdraws_all_its_keys_has_none(issuer: Issuer, ma
     clock.seconds += issuer_keys.PACE
     assert (await refusal(keys, "other")).reason == "ISSUER_UNAVAILABLE"
     assert not keys.holds(known)
+
+
+async def test_of_keys_with_one_name_few_are_tried(issuer: Issuer, make: Make) -> None:
+    issuer.published = [rsa_jwk(kid="same") for _ in range(5)]
+    assert len(await make().find("same")) == 4
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:80@192.0.2.1",
+        "https://first@login.example.org",
+        "https://login.example.org#",
+        "https://login.example.org#a",
+        "http://localhost.example.org",
+    ],
+)
+def test_an_issuer_is_a_url_of_one_host_and_has_no_fragment(url: str) -> None:
+    rules = [{"claims": {"sub": "*"}, "tenant": "acme", "role": "ci"}]
+    with pytest.raises(ValidationError, match=r"https:// URL|fragment"):
+        IssuerSettings.model_validate({"issuer": url, "principals": rules})

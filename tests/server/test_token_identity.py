@@ -648,6 +648,30 @@ def test_used_tokens_are_bounded_and_forgotten_at_their_end() -> None:
     assert len(used) == 2
 
 
+def test_tenants_of_one_issuer_leave_room_for_each_other() -> None:
+    used = UsedTokens("address", limit=8, shared=True)
+    for place in range(4):
+        used.use(f"loud {place}", PEER, 10, 0, "loud")
+    with pytest.raises(OverloadedError):
+        used.use("loud 4", PEER, 10, 0, "loud")
+    used.use("quiet", PEER, 10, 0, "quiet")
+    used.use("loud 4", PEER, 20, 11, "loud")
+    assert len(used) == 1
+
+
+def test_a_tenant_alone_with_its_issuer_has_all_of_the_room() -> None:
+    used = UsedTokens("address", limit=8)
+    for place in range(8):
+        used.use(f"{place}", PEER, 10, 0, "acme")
+    assert len(used) == 8
+
+
+async def test_the_id_of_a_token_of_somebody_else_takes_nothing_from_anybody(benches: Benches) -> None:
+    bench = await benches("github")
+    for subject, peer in (("repo:other/app:ref:x", OTHER_ADDRESS), ("repo:acme-org/app:ref:x", PEER)):
+        assert await bench.ask(bench.issuer.token("github", AUDIENCE, jti="the same", sub=subject), peer)
+
+
 def test_ipv6_peers_are_told_apart_by_address() -> None:
     used = UsedTokens("address")
     assert used.place_of("ipv6:%5B2001:db8::1%5D:50000") == used.place_of("ipv6:%5B2001:db8::1%5D:50001")

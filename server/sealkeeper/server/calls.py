@@ -84,6 +84,8 @@ _MAX_FIELD = 200
 _MAX_REFUSAL = 1000
 _REFUSALS, _REFUSALS_AT_ONCE = 20, 1000
 _RETRY_AFTER = timedelta(milliseconds=200)
+# Seconds.
+_KNOWN_FOR = 1.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # Missing in the type stubs.
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
@@ -129,6 +131,8 @@ class Call:
         recorded: the audit record is durable already.
         recorded_as: the outcome in that record, where it is a refusal.
         span: that traces it.
+        proof: by which the caller is known; ``None`` until it is.
+        known_at: when it was looked at last, in seconds that only go forward.
         admitted: it is one of the calls under way, as far as their limit goes.
         size: of its request, bytes.
     """
@@ -147,6 +151,8 @@ class Call:
     recorded: bool = False
     recorded_as: str = ""
     span: trace.Span = trace.INVALID_SPAN
+    proof: Caller | None = None
+    known_at: float = 0.0
     admitted: bool = False
     size: int = 0
 
@@ -346,6 +352,7 @@ class CallInterceptor(Interceptor):
             data = await context.read()
             if data is _EOF:
                 raise RequestMalformedError("the call ended before its request had arrived")
+            await self._require_still_known(call)
             size = len(data)
             if size > MAX_REQUEST:
                 raise RequestTooLargeError(f"the request has {size} bytes; at most {MAX_REQUEST} are allowed")
@@ -397,6 +404,7 @@ class CallInterceptor(Interceptor):
             try:
                 await self._enter(call, context, metadata)
                 async for response in handler(await receive(call, context), context):
+                    await self._require_still_known(call)
                     # Recorded when it is known to be allowed and before the first answer.
                     if not call.recorded:
                         await self._record(call, OK)
@@ -421,8 +429,20 @@ class CallInterceptor(Interceptor):
             raise UnauthenticatedError(
                 "the call came with several tokens", reason="TOKEN_MALFORMED", next_step="send one token"
             )
-        caller = Caller(context.auth_context(), metadata, peer)
-        principal = await self._authenticator.authenticate(caller, self._clock.machine())
+        call.proof = Caller(context.auth_context(), metadata, peer)
+        principal = await self._know(call, call.proof)
+        free = self._max_calls - self._calls
+        # Of several tenants none gets more than what it leaves to the others: see fair_queue.py.
+        if free <= 0 or (len(self._tenants) > 1 and self._calls_of[principal.tenant] >= free):
+            raise OverloadedError("as many calls are under way as are allowed", retry_after=_RETRY_AFTER)
+        self._quotas.admit_call(principal)
+        # Refusals above do not count: a flood of them must not keep others out.
+        self._calls += 1
+        self._calls_of[principal.tenant] += 1
+        call.admitted = True
+
+    async def _know(self, call: Call, proof: Caller) -> Principal:
+        principal = await self._authenticator.authenticate(proof, self._clock.machine())
         if principal.tenant not in self._tenants:
             raise UnauthenticatedError(
                 "this gateway does not serve the caller's tenant",
@@ -431,17 +451,13 @@ class CallInterceptor(Interceptor):
             )
         call.principal = principal
         self._require_allowed(principal)
-        free = self._max_calls - self._calls
-        # Of several tenants none gets more than what it leaves to the others: see fair_queue.py.
-        if free <= 0 or (len(self._tenants) > 1 and self._calls_of[principal.tenant] >= free):
-            raise OverloadedError(
-                f"{self._calls} calls are under way, as many as are allowed", retry_after=_RETRY_AFTER
-            )
-        self._quotas.admit_call(principal)
-        # Refusals above do not count: a flood of them must not keep others out.
-        self._calls += 1
-        self._calls_of[principal.tenant] += 1
-        call.admitted = True
+        call.known_at = time.monotonic()
+        return principal
+
+    async def _require_still_known(self, call: Call) -> None:
+        """Look again at who calls: requests can be held back, and answers last, for longer than a proof is good."""
+        if call.proof is not None and time.monotonic() - call.known_at >= _KNOWN_FOR:
+            await self._know(call, call.proof)
 
     def _leave(self, call: Call) -> None:
         self._bytes -= call.size

@@ -53,6 +53,10 @@ class People(Protocol):
         """The person's name, where the settings say it."""
         ...
 
+    def __contains__(self, name: object) -> bool:
+        """Whether the settings have a person of this name."""
+        ...
+
 
 class BundleSource(Protocol):
     """Where the trust bundles are: others from one call to the next."""
@@ -118,6 +122,7 @@ class CertificateAuthenticator:
         people: People,
         hardware_policies: Collection[str] = (),
     ) -> None:
+        self._domain = domain
         self._source = source
         self._bundles = source.bundles
         self._people = people
@@ -185,13 +190,24 @@ class CertificateAuthenticator:
             found.role,
             end,
             Method.CERTIFICATE,
-            (self._people.name_of(subject) or found.person) if found.role in PEOPLE else "",
+            self._person(subject, name.domain, found.person) if found.role in PEOPLE else "",
             name.domain,
             found.attributes,
             not self._hardware_policies.isdisjoint(_policies(extensions)),
             certificate=der,
         )
         return _Known(principal, min(end, authority.not_valid_after_utc))
+
+    def _person(self, subject: str, domain: str, found: str) -> str:
+        listed = self._people.name_of(subject)
+        # A name of [people] belongs to the identities that are listed there, and to whom the gateway's own CA names so.
+        if not listed and domain != self._domain and found in self._people:
+            raise UnauthenticatedError(
+                f"the name that the rule for {domain} makes is that of a person whose identity this is not",
+                reason="PRINCIPAL_UNKNOWN",
+                next_step="have its subject added to people.*.identities, or the rule's person changed",
+            )
+        return listed or found
 
     def _require_authority(self, certificate: x509.Certificate, domain: str, now: datetime) -> x509.Certificate:
         authority = self._bundles.issuer_of(certificate, domain, now)

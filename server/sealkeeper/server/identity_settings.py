@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from sealkeeper.server.identity import ATTRIBUTES, PEOPLE, Role
-from sealkeeper.server.setting_types import LOOPBACK, Identifier, Section
+from sealkeeper.server.setting_types import Identifier, Section, is_loopback
 
 # Public keys only: whoever knows a public key must not be able to make a token with it (RFC 8725 section 3.1).
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -42,9 +42,12 @@ _OID = re.compile(r"[0-2](?:\.(?:0|[1-9][0-9]{0,9})){1,30}")
 
 def _url(value: str) -> str:
     parts = urlsplit(value)
-    loopback = parts.netloc.rpartition(":")[0] in LOOPBACK or parts.netloc in LOOPBACK
-    if len(value) > 512 or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)) or not parts.netloc:
+    secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.netloc))
+    if len(value) > 512 or not secure or not parts.netloc or "@" in parts.netloc:
         raise ValueError("must be an https:// URL (http:// to loopback only)")
+    # Subjects are the issuer, "#" and the token's sub: with another "#", two could be the same.
+    if "#" in value:
+        raise ValueError("must have no fragment (#)")
     return value
 
 

@@ -29,7 +29,7 @@ from sealkeeper.server.errors import (
     UnauthenticatedError,
 )
 from sealkeeper.server.identity_settings import IssuerSettings
-from sealkeeper.server.setting_types import LOOPBACK
+from sealkeeper.server.setting_types import is_loopback
 from sealkeeper.verify.strict_json import JsonError, Value
 
 _log = logging.getLogger("sealkeeper.issuers")
@@ -55,8 +55,12 @@ TIMEOUT = 5.0
 _DISCOVERY = "/.well-known/openid-configuration"
 _MAX_VALUES = 5_000
 _MAX_KID = 255
+_MAX_SAME = 4
 _MIN_RSA = 2048
 _MAX_RSA = 8192
+# Characters of base64url: of a modulus as long as is allowed, and of an exponent of 32 bits.
+_MAX_PARAMETER = 1366
+_MAX_EXPONENT = 6
 # Asked for again when this part of its time is over.
 _EARLY = 0.8
 _SLOWEST_RETRY = 60.0
@@ -178,7 +182,7 @@ class IssuerKeys:
         if self.problem or not self._usable(now):
             raise IssuerUnavailableError(
                 "the issuer of the token does not give its keys",
-                next_step=f"retry; if it stays so, look at the gateway's log lines about issuers.{self._name}",
+                next_step="retry; if it stays so, those who run the gateway find why in its log lines",
                 retry_after=retry_after,
             )
         raise UnauthenticatedError(
@@ -247,7 +251,8 @@ class IssuerKeys:
         by_name: dict[str, list[IssuerKey]] = {}
         for key in self._by_content.values():
             by_name.setdefault(key.kid, []).append(key)
-        self._by_name = {kid: tuple(some) for kid, some in by_name.items() if kid}
+        # Each is tried with a token that names it, whoever made that.
+        self._by_name = {kid: tuple(some[:_MAX_SAME]) for kid, some in by_name.items() if kid}
         self._all, self._data = frozenset(self._by_content.values()), data
 
     def _failed(self, problem: str) -> None:
@@ -319,16 +324,30 @@ def _key(jwk: Mapping[str, Any]) -> IssuerKey | None:
     named = isinstance(kid, str) and len(kid) <= _MAX_KID
     if not usable or not named or not isinstance(operations, list) or "verify" not in operations:
         return None
+    if not _is_small_and_public(jwk):
+        return None
     try:
         public = jwt.PyJWK(dict(jwk), min(algorithms)).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
         return None
     if isinstance(public, rsa.RSAPublicKey) and not _MIN_RSA <= public.key_size <= _MAX_RSA:
         return None
-    # A private key that is published signs for everybody.
     if not isinstance(public, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
         return None
     return IssuerKey(kid, algorithms, public)
+
+
+def _is_small_and_public(jwk: Mapping[str, Any]) -> bool:
+    """Whether it can be read, and used, without work that its issuer has set the amount of.
+
+    A private key that is published signs for everybody; to read it, what is missing of it would be computed first, with
+    numbers of any length. With a long exponent each verification takes milliseconds.
+    """
+    if "d" in jwk:
+        return False
+    long = any(isinstance(one, str) and len(one) > _MAX_PARAMETER for one in (jwk.get(name) for name in "nexy"))
+    exponent = jwk.get("e", "")
+    return not long and isinstance(exponent, str) and len(exponent) <= _MAX_EXPONENT
 
 
 def _algorithms(jwk: Mapping[str, Any]) -> frozenset[str]:
@@ -380,10 +399,11 @@ def _good_for(cache_control: str) -> float:
 
 def _is_safe(url: str, issuer: str) -> bool:
     parts = urlsplit(url)
+    if "@" in parts.netloc:
+        return False
     if parts.scheme == "https":
         return bool(parts.netloc)
-    host = parts.netloc.rpartition(":")[0] or parts.netloc
-    return parts.scheme == "http" == urlsplit(issuer).scheme and host in LOOPBACK
+    return parts.scheme == "http" == urlsplit(issuer).scheme and is_loopback(parts.netloc)
 
 
 def _read_file(settings: IssuerSettings) -> bytes:

@@ -15,6 +15,12 @@ _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9.-]{1,253}|\[[0-9a-f:]{2,39}\]):(?P<port>[0-9]{1,5})")
 _OTLP = re.compile(r"(?P<scheme>https?://)?(?P<address>.+)")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_ON_LOOPBACK = re.compile(rf"(?:{'|'.join(map(re.escape, LOOPBACK))})(?::[0-9]{{1,5}})?")
+
+
+def is_loopback(netloc: str) -> bool:
+    """Whether the host of a URL, with or without a port, is this machine itself."""
+    return _ON_LOOPBACK.fullmatch(netloc) is not None
 
 
 def _domain(value: str) -> str:

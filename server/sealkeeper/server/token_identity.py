@@ -117,7 +117,8 @@ class TokenAuthenticator:
                     f"issuers.{name}.issuer: another one is the same", next_step="put the principals of both into one"
                 )
             audiences = tuple(settings.audiences) or (f"https://{domain}",)
-            used = UsedTokens(settings.replay or _BINDINGS[settings.kind])
+            shared = len({rule.tenant for rule in settings.principals}) > 1
+            used = UsedTokens(settings.replay or _BINDINGS[settings.kind], shared=shared)
             self._issuers[settings.issuer] = _Issuer(settings, audiences, IssuerKeys(name, settings, clock), used)
 
     @property
@@ -157,7 +158,7 @@ class TokenAuthenticator:
         standard.require_good(issuer.audiences, issuer.settings, now)
         key = _verify(text, token.header, await issuer.keys.find(token.header.get("kid", "")))
         principal = self._principal(issuer, standard, token.claims)
-        self._require_first_use(issuer, standard, token.signed, caller.peer, now)
+        self._require_first_use(issuer, standard, token.signed, caller.peer, now, principal.tenant)
         end = standard.end + issuer.settings.leeway.total_seconds()
         return self._memory.add(
             digest, _Remembered(principal, issuer, key, end, issuer.used.place_of(caller.peer)), known
@@ -208,14 +209,17 @@ class TokenAuthenticator:
             amr=standard.amr,
         )
 
-    def _require_first_use(self, issuer: _Issuer, standard: Standard, signed: str, peer: str, now: datetime) -> None:
+    def _require_first_use(
+        self, issuer: _Issuer, standard: Standard, signed: str, peer: str, now: datetime, tenant: str
+    ) -> None:
         # What was used before the gateway started is not known any more.
         if issuer.used.binding == "connection" and standard.issued < self._started:
             raise replayed()
-        # Signatures of one token can differ (ECDSA), what is signed cannot.
-        token_id = f"jti {standard.token_id}" if standard.token_id else f"jws {signed}"
+        # Signatures of one token can differ (ECDSA), what is signed cannot. An id counts with its subject: who chooses
+        # ids, or guesses them, takes no other's.
+        token_id = f"jti {standard.token_id}#{standard.subject}" if standard.token_id else f"jws {signed}"
         end = standard.end + issuer.settings.leeway.total_seconds()
-        issuer.used.use(token_id, peer, end, now.timestamp())
+        issuer.used.use(token_id, peer, end, now.timestamp(), tenant)
 
 
 class _Memory:

@@ -1,8 +1,13 @@
-"""A token that was used stays with who used it: ids of used tokens, until they end."""
+"""A token that was used stays with who used it: ids of used tokens, until they end.
+
+Where tenants share an issuer, each may fill what it leaves to the others (see ``fair_queue.py``): one that gets many
+tokens is refused before the others are.
+"""
 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from datetime import timedelta
 from hashlib import blake2b
 
@@ -22,13 +27,16 @@ class UsedTokens:
     Args:
         binding: what a token is bound to once it has been used.
         limit: unexpired ids that are remembered.
+        shared: several tenants have tokens of this issuer.
     """
 
-    def __init__(self, binding: Replay, limit: int = MAX_IDS) -> None:
+    def __init__(self, binding: Replay, limit: int = MAX_IDS, *, shared: bool = False) -> None:
         self.binding = binding
         self._limit = limit
+        self._shared = shared
         self._places: dict[bytes, bytes] = {}
-        self._ends: list[tuple[float, bytes]] = []
+        self._ends: list[tuple[float, bytes, str]] = []
+        self._of_tenant: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -43,7 +51,7 @@ class UsedTokens:
             return ""
         return peer if self.binding == "connection" else peer.rpartition(":")[0]
 
-    def use(self, token_id: str, peer: str, end: float, now: float) -> None:
+    def use(self, token_id: str, peer: str, end: float, now: float, tenant: str = "") -> None:
         """Take note of a token that is good in every other way.
 
         Args:
@@ -51,6 +59,7 @@ class UsedTokens:
             peer: where it comes from.
             end: when it is refused by itself, seconds since the epoch.
             now: seconds since the epoch.
+            tenant: whose it is.
 
         Raises:
             UnauthenticatedError: it was used elsewhere.
@@ -65,14 +74,18 @@ class UsedTokens:
             return
         if known is not None:
             raise replayed()
-        if len(self._places) >= self._limit:
+        free = self._limit - len(self._places)
+        if free <= 0 or (self._shared and self._of_tenant[tenant] >= free):
             raise OverloadedError("too many tokens of this issuer are in use", retry_after=_RETRY_AFTER)
         self._places[name] = place
-        heapq.heappush(self._ends, (end, name))
+        self._of_tenant[tenant] += 1
+        heapq.heappush(self._ends, (end, name, tenant))
 
     def _forget(self, now: float) -> None:
         while self._ends and self._ends[0][0] < now:
-            del self._places[heapq.heappop(self._ends)[1]]
+            _, name, tenant = heapq.heappop(self._ends)
+            del self._places[name]
+            self._of_tenant[tenant] -= 1
 
 
 def replayed() -> UnauthenticatedError:
