@@ -390,11 +390,11 @@ async def test_an_answer_about_a_proposal_that_was_not_there_is_not_remembered(t
 async def test_grants_of_others_are_not_looked_at(tmp_path: Path) -> None:
     async with policy_house(tmp_path) as house:
         other = Principal("acme", "spiffe://acme.example/other", CI.role)
-        await house.grant(other, Action.SIGN)
+        grant = await house.grant(other, Action.SIGN)
         await house.put_key({"repository": "acme/app"})
         assert house.authorizer.decide(other, Action.SIGN, KEY, "", house.now).allowed
         assert not house.authorizer.decide(CI, Action.SIGN, KEY, "", house.now).allowed
-        assert set(house.authorizer.ready("acme", house.now).granted) == {other.subject}
+        assert set(house.authorizer.ready("acme", house.now).granted) == {(Action.SIGN, str(grant.name))}
 
 
 @pytest.mark.parametrize("limit", [1, 10_001])
@@ -402,6 +402,7 @@ async def test_no_more_answers_are_remembered_than_may_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     monkeypatch.setattr("sealkeeper.server.policy_authorizer._MAX_KNOWN", limit)
+    monkeypatch.setattr("sealkeeper.server.policy_authorizer._MIN_KNOWN", 1)
     async with policy_house(tmp_path) as house:
         for number in range(20):
             house.authorizer.decide(CI, Action.SIGN, KeyName("acme", f"k{number}"), "", house.now)

@@ -14,6 +14,7 @@ from sealkeeper.server.errors import InvalidRequestError, OverloadedError
 from sealkeeper.server.policy_engine import Link, Policy, compile_policy, default_policy
 from sealkeeper.server.policy_trials import (
     MAX_DRAFTS,
+    MAX_DRAFTS_OF_TENANT,
     Answer,
     Case,
     Drafts,
@@ -143,9 +144,22 @@ async def test_drafts_are_checked_a_few_at_a_time_and_those_beyond_are_refused(t
     async with policy_house(tmp_path) as house:
         drafts = Drafts(house.policies)
         text = default_policy()
-        found = await asyncio.gather(*(drafts.compiled(text) for _ in range(MAX_DRAFTS + 3)), return_exceptions=True)
+        tenants = [f"t{place // MAX_DRAFTS_OF_TENANT}" for place in range(MAX_DRAFTS + 3)]
+        found = await asyncio.gather(*(drafts.compiled(one, text) for one in tenants), return_exceptions=True)
         assert sum(isinstance(one, OverloadedError) for one in found) == 3
-        assert (await drafts.compiled(text)).texts
+        assert (await drafts.compiled("acme", text)).texts
+
+
+async def test_the_drafts_of_one_tenant_leave_places_to_the_others(tmp_path: Path) -> None:
+    async with policy_house(tmp_path) as house:
+        drafts, text = Drafts(house.policies), default_policy()
+        found = await asyncio.gather(
+            *(drafts.compiled("acme", text) for _ in range(MAX_DRAFTS)),
+            *(drafts.compiled("beta", text) for _ in range(MAX_DRAFTS - MAX_DRAFTS_OF_TENANT)),
+            return_exceptions=True,
+        )
+        refused = [isinstance(one, OverloadedError) for one in found]
+        assert refused == [False] * MAX_DRAFTS_OF_TENANT + [True] * (MAX_DRAFTS - MAX_DRAFTS_OF_TENANT) + [False] * 2
 
 
 async def test_a_caller_who_hangs_up_does_not_make_room_before_its_draft_is_checked(
@@ -161,17 +175,21 @@ async def test_a_caller_who_hangs_up_does_not_make_room_before_its_draft_is_chec
 
         monkeypatch.setattr(house.policies, "compiled", held)
         drafts = Drafts(house.policies)
-        tasks = [asyncio.create_task(drafts.compiled(default_policy())) for _ in range(MAX_DRAFTS)]
+        tasks = [
+            asyncio.create_task(drafts.compiled(tenant, default_policy()))
+            for tenant in ("acme", "beta")
+            for _ in range(MAX_DRAFTS_OF_TENANT)
+        ]
         for _ in tasks:
             await begun.acquire()
         for one in tasks:
             one.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with pytest.raises(OverloadedError):
-            await drafts.compiled(default_policy())
+            await drafts.compiled("gamma", default_policy())
         go.set()
         await drafts._checks.close()
-        assert (await drafts.compiled(default_policy())).texts
+        assert (await drafts.compiled("acme", default_policy())).texts
 
 
 def test_the_file_of_cases_for_the_default_policy_has_every_role_and_every_policy() -> None:

@@ -51,7 +51,7 @@ class House:
     service: ProviderService
 
     async def create(self, tenant: str, provider: str) -> Key:
-        name = KeyName(tenant, f"in-{provider}")
+        name = KeyName(tenant, f"in-{provider or 'default'}")
         return await self.keys.create(name, P256, {}, Recording(), None, Making(provider))
 
     async def refusal(self, tenant: str, provider: str) -> NotFoundError:
@@ -128,6 +128,21 @@ async def test_another_tenants_provider_is_not_there_even_where_the_region_would
         await house.create("gamma", "all")
     error = await house.refusal("gamma", "acmes")
     assert str(error) == "there is no provider 'acmes'; known are none"
+
+
+async def test_the_default_provider_is_not_named_to_a_tenant_that_may_not_use_it(house: House) -> None:
+    house.keys._settings = KeySettings(default_provider="betas")
+    texts = []
+    for make in (
+        lambda: house.create("acme", ""),
+        lambda: house.imports.begin(ImportOrder(KeyName("acme", "new"), P256, "", False, {}), Recording()),
+    ):
+        with pytest.raises(NotFoundError) as caught:
+            await make()
+        assert caught.value.reason == "PROVIDER_UNKNOWN"
+        texts.append(str(caught.value))
+    assert texts == ["no provider is named, and the tenant has none by default; known are acmes, all, both"] * 2
+    assert (await house.create("beta", "")).versions[0].provider == "betas"
 
 
 async def test_a_standby_version_and_an_import_are_held_to_it_too(house: House) -> None:

@@ -265,6 +265,8 @@ class KeyImports:
         name = order.provider or self._keys.default_provider(order.key)
         if known is not None:
             self._keys.require_apart(known, name, standby=order.standby)
+        if not order.provider:
+            self._maker.require_default(order.key.tenant, name)
         return algorithm, self._maker.provider(order.key.tenant, name, algorithm, "import")
 
     def _label(self, key: KeyName) -> str:
@@ -338,15 +340,20 @@ class KeyImports:
         return begun
 
     def parameters(self, name: KeyImportName, key: WrappedKey) -> dict[str, Any]:
-        """What is proposed where the import is to be finished so: enough to tell the key, and nothing of it.
+        """What is proposed where the import is to be finished so: all that it makes, and nothing of the private key.
 
         Raises:
             NotFoundError: there is no such import.
         """
-        period = key.publish_period
+        period, begun = key.publish_period, self.get(name)
         return {
             "keyImport": str(name),
-            "key": str(self.get(name).key),
+            "key": str(begun.key),
+            "algorithm": begun.algorithm,
+            "provider": begun.provider,
+            "standby": begun.standby,
+            # Of a key that is new with it: policies decide by them who may sign.
+            "labels": dict(begun.labels),
             "wrapMethod": key.method.value,
             "wrappedKeyDigest": f"sha256:{sha256(key.wrapped).hexdigest()}",
             "publicKeyFingerprint": fingerprint(key.public_key),

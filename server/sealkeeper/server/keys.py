@@ -226,6 +226,8 @@ class Keys:
             if name in self._keys:
                 raise AlreadyExistsError(f"there is a key {name} already", reason="KEY_EXISTS")
             self._require_room(name)
+            if making is None or not making.provider:
+                self._maker.require_default(name.tenant, how.provider)
             with self._one_more_key(name.tenant):
                 async with self._maker.made(name.version(1), algorithm, how, audit.principal) as made:
                     now = self._clock.now()

@@ -159,9 +159,7 @@ class VersionMaker:
         """
         provider = self._providers.get(name)
         if provider is None or not self._access.allows(tenant, name):
-            known = ", ".join(sorted(one for one in self._providers if self._visible(tenant, one)))
-            text = f"there is no provider {name!r}; known are {known or 'none'}"
-            raise NotFoundError(text, reason="PROVIDER_UNKNOWN")
+            raise self._unknown(tenant, f"there is no provider {name!r}")
         self._residency.require(tenant, provider.region, name, operation)
         if algorithm not in provider.info.algorithms:
             raise AlgorithmNotSupportedError(
@@ -169,6 +167,19 @@ class VersionMaker:
                 next_step=f"it can do {', '.join(sorted(provider.info.algorithms))}",
             )
         return provider
+
+    def require_default(self, tenant: str, name: str) -> None:
+        """Refuse a default provider that is another tenant's, where none was named: without its name.
+
+        Raises:
+            NotFoundError: it is.
+        """
+        if not self._access.allows(tenant, name):
+            raise self._unknown(tenant, "no provider is named, and the tenant has none by default")
+
+    def _unknown(self, tenant: str, text: str) -> NotFoundError:
+        known = ", ".join(sorted(one for one in self._providers if self._visible(tenant, one)))
+        return NotFoundError(f"{text}; known are {known or 'none'}", reason="PROVIDER_UNKNOWN")
 
     def _visible(self, tenant: str, name: str) -> bool:
         return self._access.allows(tenant, name) and self._residency.allows(tenant, self._providers[name].region)

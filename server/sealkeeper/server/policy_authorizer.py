@@ -7,7 +7,7 @@ their ends, its keys. Where a policy looks at the time or the address of a call,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
@@ -15,10 +15,13 @@ from sealkeeper.server.authorization import Action, Decision, crosses_tenants
 from sealkeeper.server.identity import Principal
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.policies import Policies
-from sealkeeper.server.policy_engine import Facts, Link, Policy, Question
+from sealkeeper.server.policy_engine import Facts, Link, Policy, Question, concerning
 from sealkeeper.server.resources import KeyName, KeyVersionName, ProposalName, ResourceName
 
-_MAX_KNOWN = 10_000
+_MAX_KNOWN = 100_000
+"""Decisions that are remembered, of all tenants together; each has an equal share, and at least ``_MIN_KNOWN``."""
+_MIN_KNOWN = 1000
+_MAX_GRANTED = 100
 _Asked: TypeAlias = tuple[Principal, Action, ResourceName]
 
 
@@ -61,18 +64,25 @@ class _Ready:
     # By subject, since Cedar takes longer the more grants it knows.
     links: Mapping[str, Sequence[Link]]
     emergencies: frozenset[str]
-    granted: dict[str, Policy] = field(default_factory=dict)
+    granted: dict[tuple[str, ...], Policy] = field(default_factory=dict)
     known: dict[_Asked, Decision] = field(default_factory=dict)
 
-    def policy_of(self, subject: str) -> Policy:
-        """The policy with the grants of a subject."""
-        links = self.links.get(subject)
-        if links is None:
+    def policy_of(self, subject: str, action: Action, resource: ResourceName) -> Policy:
+        """The policy with the grants of a subject that concern what is asked."""
+        links = concerning(self.links.get(subject, ()), action, resource)
+        if not links:
             return self.policy
-        policy = self.granted.get(subject)
+        which = action, *(one.name for one in links)
+        policy = self.granted.get(which)
         if policy is None:
-            policy = self.granted[subject] = self.policy.granting(links)
+            if len(self.granted) >= _MAX_GRANTED:
+                self.granted.clear()
+            policy = self.granted[which] = self.policy.granting(links)
         return policy
+
+    def with_keys_of(self, state: tuple[int, int, int]) -> _Ready:
+        """The same where nothing has changed but keys: what was decided is forgotten, what was made ready is not."""
+        return replace(self, state=state, known={})
 
 
 class PolicyAuthorizer:
@@ -107,7 +117,7 @@ class PolicyAuthorizer:
         decision = ready.known.get(asked)
         if decision is None:
             decision = self._ask(ready, principal, action, resource, address, now)
-            if len(ready.known) >= _MAX_KNOWN:
+            if len(ready.known) >= max(_MIN_KNOWN, _MAX_KNOWN // len(self._ready)):
                 ready.known.clear()
             ready.known[asked] = decision
         return decision
@@ -123,7 +133,9 @@ class PolicyAuthorizer:
         """The tenant's policy and the grants in force."""
         ready = self._ready.get(tenant)
         state = self._policies.revision(tenant), self._grants.revision(tenant), self._keys.revision(tenant)
-        if ready is not None and ready.state == state and (ready.until is None or now < ready.until):
+        if ready is not None and ready.state[:2] == state[:2] and (ready.until is None or now < ready.until):
+            if ready.state != state:
+                ready = self._ready[tenant] = ready.with_keys_of(state)
             return ready
         current = self._policies.in_force(tenant)
         until = self._grants.next_end(tenant, now)
@@ -151,4 +163,4 @@ class PolicyAuthorizer:
         now: datetime,
     ) -> Decision:
         question = Question(principal, action, resource, address, now, self.facts(resource))
-        return ready.policy_of(principal.subject).decide(question, ready.version, ready.emergencies)
+        return ready.policy_of(principal.subject, action, resource).decide(question, ready.version, ready.emergencies)

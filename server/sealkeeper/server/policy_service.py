@@ -12,7 +12,7 @@ from sealkeeper.server.authorization import Action
 from sealkeeper.server.calls import Call, current_call
 from sealkeeper.server.policies import Policies
 from sealkeeper.server.policy_authorizer import PolicyAuthorizer
-from sealkeeper.server.policy_engine import schema_text
+from sealkeeper.server.policy_engine import concerning, schema_text
 from sealkeeper.server.policy_questions import Questions, decision_message, require_length, results_message, within
 from sealkeeper.server.policy_simulation import Change, Progress, Simulations
 from sealkeeper.server.policy_trials import Drafts, answer
@@ -94,7 +94,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         call.authorize(Action.UPDATE_POLICY, parent, proposable=True)
         require_length("reason", request.reason, 0, _MAX_REASON)
         base = within(request.base, 1, _MAX_NUMBER, "base")
-        await self._drafts.compiled(request.text)
+        await self._drafts.compiled(parent.tenant, request.text)
         self._policies.require_base(parent.tenant, base)
         parameters = {"base": base, "text": request.text}
         await self._proposer.require(call, Action.UPDATE_POLICY, parent, parameters, request.reason)
@@ -108,7 +108,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         call.authorize(Action.GET_POLICY, parent)
         cases = self._questions(call).cases(request.cases)
         policy, _ = await self._drafts.chosen(parent.tenant, request.text)
-        return results_message(policy, await self._drafts.tested(policy, cases))
+        return results_message(policy, await self._drafts.tested(parent.tenant, policy, cases))
 
     async def ExplainDecision(  # noqa: N802
         self, request: policy_pb2.ExplainDecisionRequest, context: Any
@@ -119,8 +119,8 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         question = self._questions(call).one(request.request, "request")
         policy, number = await self._drafts.chosen(parent.tenant, request.text)
         links, emergencies = self._authorizer.grants(parent.tenant, call.now())
-        granted = policy.granting(links.get(question.principal.subject, ()))
-        found = answer(granted, question, emergencies)
+        own = concerning(links.get(question.principal.subject, ()), question.action, question.resource)
+        found = answer(policy.granting(own), question, emergencies)
         texts = [policy.texts[name] for name in found.policies if name in policy.texts]
         return policy_pb2.ExplainDecisionResponse(decision=decision_message(found), texts=texts, policy_version=number)
 
@@ -131,7 +131,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         parent = parse_tenant_name(request.parent, "parent")
         current_call().authorize(Action.SIMULATE_POLICY, parent)
         records = within(request.records, 0, _MAX_RECORDS, "records") or _DEFAULT_RECORDS
-        draft = await self._drafts.compiled(request.text)
+        draft = await self._drafts.compiled(parent.tenant, request.text)
         async with aclosing(self._simulations.run(parent.tenant, draft, records)) as running:
             async for progress in running:
                 yield _progress(progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from sealkeeper.server.under_way import UnderWay
 
 MAX_DRAFTS = 4
 """Drafts that are checked at a time."""
+MAX_DRAFTS_OF_TENANT = 2
+"""The same, of one tenant."""
 _RETRY_AFTER = timedelta(seconds=2)
 _OWN_ID = re.compile(r"policy\d+")
 
@@ -130,31 +133,32 @@ class Places:
     def __init__(self, count: int, work: str) -> None:
         self._left = count
         self._work = work
-        self._taken: set[str] = set()
+        self._taken: Counter[str] = Counter()
 
     @contextmanager
-    def one(self, tenant: str = "") -> Iterator[None]:
+    def one(self, tenant: str, *, most: int = 1) -> Iterator[None]:
         """Take a place for as long as the block lasts.
 
         Args:
-            tenant: that takes one at a time; empty where it may take several.
+            tenant: that takes it.
+            most: that it takes at a time.
 
         Raises:
-            OverloadedError: there is none.
+            OverloadedError: there is none, or the tenant has as many as it may.
         """
-        if not self._left or (tenant and tenant in self._taken):
+        if not self._left or self._taken[tenant] >= most:
             raise OverloadedError(
                 f"too many {self._work} are under way",
                 next_step="try again when they are done",
                 retry_after=_RETRY_AFTER,
             )
         self._left -= 1
-        self._taken.add(tenant)
+        self._taken[tenant] += 1
         try:
             yield
         finally:
             self._left += 1
-            self._taken.discard(tenant)
+            self._taken[tenant] -= 1
 
 
 class Drafts:
@@ -169,14 +173,14 @@ class Drafts:
         self._places = Places(MAX_DRAFTS, "drafts of policies")
         self._checks = UnderWay()
 
-    async def compiled(self, text: str, field: str = "text") -> Policy:
+    async def compiled(self, tenant: str, text: str, field: str = "text") -> Policy:
         """Check a draft, not on the event loop. A caller that hangs up does not make room before it is checked.
 
         Raises:
             InvalidRequestError: it is not valid; the reason is POLICY_INVALID.
             OverloadedError: too many are being checked.
         """
-        return await self._checks.to_the_end(self._compiled(text, field))
+        return await self._checks.to_the_end(self._compiled(tenant, text, field))
 
     async def chosen(self, tenant: str, text: str, field: str = "text") -> tuple[Policy, int]:
         """A draft with the number 0, or where there is none the tenant's policy in force and its version.
@@ -185,11 +189,11 @@ class Drafts:
             InvalidRequestError, OverloadedError: as ``compiled``.
         """
         if text:
-            return await self.compiled(text, field), 0
+            return await self.compiled(tenant, text, field), 0
         current = self._policies.in_force(tenant)
         return current.policy, current.version.number
 
-    async def tested(self, policy: Policy, cases: Sequence[Case]) -> list[CaseResult]:
+    async def tested(self, tenant: str, policy: Policy, cases: Sequence[Case]) -> list[CaseResult]:
         """Run cases, not on the event loop.
 
         Raises:
@@ -197,11 +201,11 @@ class Drafts:
         """
 
         async def run() -> list[CaseResult]:
-            with self._places.one():
+            with self._places.one(tenant, most=MAX_DRAFTS_OF_TENANT):
                 return await asyncio.to_thread(run_cases, policy, cases)
 
         return await self._checks.to_the_end(run())
 
-    async def _compiled(self, text: str, field: str) -> Policy:
-        with self._places.one():
+    async def _compiled(self, tenant: str, text: str, field: str) -> Policy:
+        with self._places.one(tenant, most=MAX_DRAFTS_OF_TENANT):
             return await self._policies.compiled(text, field)
