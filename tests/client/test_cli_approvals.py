@@ -191,11 +191,16 @@ def test_an_import_shows_the_fingerprints_to_compare(
         "wrapMethod": "RSA_OAEP_SHA256_AES_256_KWP",
         "wrappedKeyDigest": "sha256:" + "cd" * 32,
         "publicKeyFingerprint": "sha256:" + "ef" * 32,
+        "algorithm": "PKIX_ECDSA_P256_SHA_256",
+        "provider": "main",
         "publishPeriodSeconds": 5400,
+        "standby": False,
+        "labels": {"repository": "acme/app"},
     }
     out = shown(gateway, action("ImportKey", parameters), capfd)
-    assert "becomes a version of tenants/acme/keys/release; it signs 1 hour 30 minutes after that" in out
-    assert all(str(one) in out for one in list(parameters.values())[:5])
+    assert "becomes a version of tenants/acme/keys/release;\nit signs 1 hour 30 minutes after that" in out
+    assert all(str(one) in out for one in list(parameters.values())[:7])
+    assert "repository=acme/app, where the key is new" in out
     assert "Compare the public key" in out
 
 

@@ -107,7 +107,7 @@ OVERLOADED, QUOTA_EXCEEDED, LOG_OVERLOADED, STORAGE_FULL, LOG_UNAVAILABLE, INTER
   APPROVALS_MISSING            FAILED_PRECONDITION  it needs more approvals by now than it has
   APPROVAL_KEY_UNKNOWN         FAILED_PRECONDITION  no key is known that the caller signs approvals with
   PROPOSAL_CLOSED              FAILED_PRECONDITION  the proposal was done, rejected or taken back, or is too old
-  PROPOSAL_LIMIT               FAILED_PRECONDITION  the tenant has 100 open proposals
+  PROPOSAL_LIMIT               FAILED_PRECONDITION  100 proposals are open, 50 of the caller, or 32 decisions made
   NOTHING_TO_WITHDRAW          FAILED_PRECONDITION  neither the proposal nor a standing approval is the caller's
   ETAG_MISMATCH                ABORTED              the key changed since the etag was read
   OVERLOADED                   RESOURCE_EXHAUSTED   too many calls, or too large ones, are under way; retry

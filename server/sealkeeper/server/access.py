@@ -115,6 +115,7 @@ async def open_access(
         authorizer,
         identities.require_allowed,
         telemetry.proposal,
+        identities.people.name_of,
     )
     proposals.begin(rules, ProposedChanges(keys, policies, grants, quotas).executors())
     return Access(policies, grants, proposals, by_policy, authorizer, logs, clock)

@@ -89,7 +89,7 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         name = parse_proposal_name(request.name, "name")
         principal = current_call().authorize(Action.APPROVE, name)
         self._proposals.get(name)
-        statement = read_statement(request.statement, principal, self._people.approval_keys(principal.person))
+        statement = read_statement(request.statement, principal, self._people)
         decided = await self._proposals.decide(name, statement, self._changes.audit())
         return approval_pb2.DecideProposalResponse(proposal=_message(decided, whole=True))
 

@@ -7,7 +7,7 @@ named in the settings, ``[people.NAME] approval_keys``.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -23,6 +23,7 @@ from sealkeeper.server.errors import (
     PermissionDeniedError,
 )
 from sealkeeper.server.identity import Principal
+from sealkeeper.server.people import People
 from sealkeeper.server.proposal import Approval, Proposal
 from sealkeeper.verify.approval import MAX_ENVELOPE, Statement, open_statement
 from sealkeeper.verify.errors import VerifyError
@@ -68,17 +69,21 @@ class SignedStatement:
         if abs(said.time - now) > _CLOCKS:
             raise InvalidRequestError.of("statement", "was not signed just now; set the clock of your machine right")
 
-    def require_another(self, proposal: Proposal) -> None:
+    def require_another(self, proposal: Proposal, name_of: Callable[[str], str]) -> None:
         """See to it that the approver is neither the proposer nor one who has spoken already, in whatever guise.
+
+        Args:
+            proposal: that it is about.
+            name_of: the person behind a subject, as the settings have it now; empty where they do not say.
 
         Raises:
             PermissionDeniedError: the approver is the proposer.
             AlreadyExistsError: the person, or the key, has said something that stands.
         """
-        proposer = proposal.proposer
+        proposer, person = proposal.proposer, self.principal.person
         if (
             self.principal.subject == proposer.subject
-            or (proposer.person and self.principal.person == proposer.person)
+            or _is_one(person, proposer.person, name_of(proposer.subject))
             or (proposer.certificate and self.key == key_digest(proposer.certificate))
         ):
             raise PermissionDeniedError(
@@ -87,8 +92,8 @@ class SignedStatement:
                 next_step="have another person approve; take it back yourself: sealkeeper approvals withdraw",
             )
         for one in proposal.approvals:
-            known = one.subject == self.principal.subject or one.person == self.principal.person or one.key == self.key
-            if known and one.withdraw_time is None:
+            known = one.subject == self.principal.subject or one.key == self.key
+            if one.withdraw_time is None and (known or _is_one(person, one.person, name_of(one.subject))):
                 raise AlreadyExistsError(
                     f"{one.person} has decided already; each person counts once, by whatever certificate or login",
                     reason="APPROVAL_EXISTS",
@@ -121,16 +126,17 @@ class SignedStatement:
         )
 
 
-def read_statement(envelope: bytes, principal: Principal, keys: Sequence[bytes]) -> SignedStatement:
+def read_statement(envelope: bytes, principal: Principal, people: People) -> SignedStatement:
     """Verify a statement with the key of whoever hands it in.
 
     Args:
         envelope: DSSE, JSON.
         principal: who hands it in.
-        keys: of the person, from the settings: SubjectPublicKeyInfo, DER.
+        people: from the settings, with their keys.
 
     Raises:
         InvalidRequestError: it is malformed, or signed by none of the keys.
+        PermissionDeniedError: it is of a workload, or the key is named in the settings as another person's.
         FailedPreconditionError: there is no key of the person to verify it with.
     """
     if len(envelope) > MAX_ENVELOPE:
@@ -140,12 +146,17 @@ def read_statement(envelope: bytes, principal: Principal, keys: Sequence[bytes])
             "only persons approve", next_step="use the certificate or the login of an admin or a custodian"
         )
     problem = ""
-    for material, certificate, public_key in _keys(principal, keys):
+    for material, certificate, public_key in _keys(principal, people.approval_keys(principal.person)):
         try:
             said = open_statement(envelope, public_key)
         except VerifyError as error:
             problem = str(error)
             continue
+        if people.owner_of(public_key) not in ("", principal.person):
+            raise PermissionDeniedError(
+                "the key that has signed is named in the gateway's settings as another person's",
+                next_step="use a certificate with a key of your own",
+            )
         return SignedStatement(principal, said, envelope, material, certificate, sha256(public_key).digest())
     if not problem:
         raise FailedPreconditionError(
@@ -160,6 +171,11 @@ def read_statement(envelope: bytes, principal: Principal, keys: Sequence[bytes])
         reason="APPROVAL_SIGNATURE_INVALID",
         next_step="sign with the key of your certificate, or the one that the settings name for you",
     )
+
+
+def _is_one(person: str, *others: str) -> bool:
+    """Whether a person is one of others; capitals make no difference, as they make none to auditors."""
+    return person.casefold() in {one.casefold() for one in others if one}
 
 
 def key_digest(certificate: bytes) -> bytes:

@@ -58,6 +58,10 @@ class People:
         """Whether there is a person of this name."""
         return name in self._approval_keys
 
+    def owner_of(self, key: bytes) -> str:
+        """Whose approval key it is, DER SubjectPublicKeyInfo; empty where it is nobody's."""
+        return next((name for name, keys in self._approval_keys.items() if key in keys), "")
+
     def approval_keys(self, person: str) -> tuple[bytes, ...]:
         """Keys that a person approves with: DER SubjectPublicKeyInfo (RFC 5280 section 4.1). None for strangers."""
         return self._approval_keys.get(person, ())

@@ -8,7 +8,7 @@ from enum import StrEnum
 from hashlib import sha256
 
 from sealkeeper.server.authorization import Action
-from sealkeeper.server.identity import Principal
+from sealkeeper.server.identity import Method, Principal, Role
 from sealkeeper.server.resources import ProposalName
 
 
@@ -63,6 +63,22 @@ class Approval:
     def counts(self) -> bool:
         """Whether it is an approval that stands."""
         return self.approves and self.withdraw_time is None
+
+    def principal(self, tenant: str) -> Principal:
+        """Who it was, as far as it is known: enough to tell whether they have been denied since."""
+        method = Method.CERTIFICATE if self.certificate else Method.TOKEN
+        issuer = self.subject.removeprefix("spiffe://").partition("/")[0] if self.certificate else ""
+        certificate = self.material if self.certificate else b""
+        # Which of the roles of persons it was is not kept.
+        return Principal(
+            tenant,
+            self.subject,
+            Role.CUSTODIAN,
+            method=method,
+            person=self.person,
+            issuer=issuer,
+            certificate=certificate,
+        )
 
 
 @dataclass(frozen=True, slots=True)

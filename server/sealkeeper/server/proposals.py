@@ -54,8 +54,14 @@ from sealkeeper.verify.errors import VerifyError
 
 MAX_OPEN = 100
 """Open proposals of a tenant."""
+MAX_OPEN_OF_ONE = 50
+"""Of these, of one proposer: nobody keeps the others from proposing."""
 MAX_KEPT = 1000
 """Proposals of a tenant that are kept, open and closed."""
+MAX_BYTES = 64 * 1024 * 1024
+"""Of their contents and statements: the oldest closed ones make room for new ones."""
+MAX_STATEMENTS = 32
+"""Of a proposal, those that were taken back too."""
 KEPT = timedelta(days=90)
 """How long a closed one is kept."""
 MAX_REASON = 1024
@@ -87,8 +93,9 @@ class Rules:
         gateway: its domain.
         lifetime: of a proposal.
         authorizer: asked again before something is done.
-        trusted: raises where a proposer has been denied meanwhile.
+        trusted: raises where a proposer or an approver has been denied meanwhile.
         tell: told of each change: tenant, action, state.
+        name_of: the person behind a subject, where the settings name one.
     """
 
     gateway: str
@@ -96,6 +103,7 @@ class Rules:
     authorizer: Authorizer
     trusted: Callable[[Principal], None]
     tell: Callable[[str, str, str], None]
+    name_of: Callable[[str], str]
 
 
 class Proposals:
@@ -211,7 +219,7 @@ class Proposals:
 
         Raises:
             ApprovalRequiredError: it is proposed now, or was before.
-            FailedPreconditionError: too many are open.
+            FailedPreconditionError: too many are open; or what was approved needs more approvals by now.
             InvalidRequestError: the reason is too long, or the content.
         """
         if not call.approvals:
@@ -228,6 +236,7 @@ class Proposals:
             else:
                 call.details["proposal"] = str(known.name)
                 if known.state is ProposalState.APPROVED and action not in self._executors:
+                    await self._require_enough(known, call.approvals)
                     call.details.update(_grounds(known))
                     return ProposalEnd(self, known)
         raise ApprovalRequiredError(
@@ -243,6 +252,8 @@ class Proposals:
     ) -> Proposal | None:
         """The proposer's own open proposal of just this."""
         now, wanted = self._clock.at_least_latest(), rfc8785.dumps(dict(parameters))
+        # Contents are canonical: what does not have these bytes is not read at all.
+        written = b'"parameters":' + wanted + b","
         for one in self._proposals.get(proposer.tenant, {}).values():
             if (
                 one.state.is_open
@@ -250,6 +261,7 @@ class Proposals:
                 and one.action is action
                 and one.resource == str(resource)
                 and one.proposer.subject == proposer.subject
+                and written in one.content
                 and rfc8785.dumps(dict(parse_content(one.content).parameters)) == wanted
             ):
                 return one
@@ -261,7 +273,7 @@ class Proposals:
         proposer, now = call.caller, self._clock.now()
         if len(reason) > MAX_REASON or not all(one.isprintable() or one == "\n" for one in reason):
             raise InvalidRequestError.of("reason", f"must be at most {MAX_REASON} printable characters")
-        await self._make_room(proposer.tenant)
+        await self._make_room(proposer)
         name = ProposalName(proposer.tenant, f"p{int(now.timestamp() * 1000):012x}{secrets.token_hex(4)}")
         try:
             content = encode_content(
@@ -312,17 +324,24 @@ class Proposals:
         call.recorded_as = ApprovalRequiredError.reason
         return receipt.audit_index
 
-    async def _make_room(self, tenant: str) -> None:
-        known = self._proposals.get(tenant, {})
-        if sum(one.state.is_open for one in known.values()) >= MAX_OPEN:
+    async def _make_room(self, proposer: Principal) -> None:
+        tenant, known = proposer.tenant, self._proposals.get(proposer.tenant, {})
+        still_open = [one for one in known.values() if one.state.is_open]
+        own = sum(one.proposer.subject == proposer.subject for one in still_open)
+        if len(still_open) >= MAX_OPEN or own >= MAX_OPEN_OF_ONE:
             raise FailedPreconditionError(
-                f"{tenant} has {MAX_OPEN} open proposals",
+                f"{tenant} has {len(still_open)} open proposals, {own} of them yours; {MAX_OPEN} are allowed, and "
+                f"{MAX_OPEN_OF_ONE} of one proposer",
                 reason="PROPOSAL_LIMIT",
                 next_step="approve, reject or withdraw some: sealkeeper approvals list",
             )
-        closed = sorted((one.close_time, one.name) for one in known.values() if one.close_time is not None)
-        for _, name in sorted(closed, key=lambda one: one[0])[: max(0, len(known) - MAX_KEPT + 1)]:
-            await self._forget(name)
+        count, size = len(known), sum(map(_size, known.values()))
+        closed = [(one.close_time, one) for one in known.values() if one.close_time is not None]
+        for _, one in sorted(closed, key=lambda pair: pair[0]):
+            if count < MAX_KEPT and size < MAX_BYTES:
+                break
+            await self._forget(one.name)
+            count, size = count - 1, size - _size(one)
 
     async def _forget(self, name: ProposalName) -> None:
         await self._table.forget(name)
@@ -345,7 +364,13 @@ class Proposals:
             known = self._require_pending(name)
             now = self._clock.now()
             statement.require_of(known, self.rules.gateway, now)
-            statement.require_another(known)
+            statement.require_another(known, self.rules.name_of)
+            if len(known.approvals) >= MAX_STATEMENTS:
+                raise FailedPreconditionError(
+                    f"{MAX_STATEMENTS} decisions about {name} were made, and taken back",
+                    reason="PROPOSAL_LIMIT",
+                    next_step="have its proposer take it back and propose it again",
+                )
             said = statement.approval(now, await audit(statement.details(known)))
             index = said.log_index
             changed = replace(known, approvals=(*known.approvals, said))
@@ -413,19 +438,26 @@ class Proposals:
 
     async def tidy(self) -> None:
         """Do what is approved and was not done, close what is too old, and forget the oldest."""
-        now = self._clock.at_least_latest()
-        for known in [one for found in self._proposals.values() for one in found.values()]:
-            async with self._lock(known.name.tenant):
-                one = self._proposals[known.name.tenant].get(known.name)
-                if one is None:
-                    continue
-                if one.state.is_open and now >= one.expire_time:
-                    index = await self.record(one, "Gateway/ExpireProposal", {"expireTime": one.expire_time})
-                    await self._write(self.closed(one, ProposalState.EXPIRED, "", index))
-                elif one.state is ProposalState.APPROVED:
-                    await self._execute(one)
-                elif one.close_time is not None and now - one.close_time > KEPT:
-                    await self._forget(one.name)
+        for name in [one for found in self._proposals.values() for one in found]:
+            try:
+                async with self._lock(name.tenant):
+                    await self._tidy(name)
+            except _TRANSIENT as error:
+                _log.error("%s waits: %s", name, error)
+            except Exception:  # noqa: BLE001  (what nobody foresaw must not keep others from being done)
+                _log.exception("%s waits", name)
+
+    async def _tidy(self, name: ProposalName) -> None:
+        now, one = self._clock.at_least_latest(), self._proposals[name.tenant].get(name)
+        if one is None:
+            return
+        if one.state.is_open and now >= one.expire_time:
+            index = await self.record(one, "Gateway/ExpireProposal", {"expireTime": one.expire_time})
+            await self._write(self.closed(one, ProposalState.EXPIRED, "", index))
+        elif one.state is ProposalState.APPROVED:
+            await self._execute(one)
+        elif one.close_time is not None and now - one.close_time > KEPT:
+            await self._forget(one.name)
 
     async def _execute(self, known: Proposal) -> Proposal:
         """Do what is approved; the proposal as it is then. What cannot be done now is tried again by ``tidy``."""
@@ -441,13 +473,28 @@ class Proposals:
             _log.error("%s is approved and cannot be done now: %s", known.name, error)
             return known
         except SealkeeperError as error:
-            reason = reason_of(error)
-            index = await self.record(known, "Gateway/FailProposal", {"reason": reason, "refusal": str(error)[:1000]})
-            failed = self.closed(known, ProposalState.FAILED, reason, index)
-            await self._write(failed)
-            return failed
+            if reason_of(error) == "PROPOSAL_CLOSED":
+                _log.critical("%s is done by the database and not here: start the gateway again", known.name)
+                return known
+            return await self._fail(known, error)
         ending.seen()
         return self.get(known.name)
+
+    async def _fail(self, known: Proposal, error: SealkeeperError) -> Proposal:
+        """Close what cannot be done for good; the proposal as it is then."""
+        reason = reason_of(error)
+        index = await self.record(known, "Gateway/FailProposal", {"reason": reason, "refusal": str(error)[:1000]})
+        failed = self.closed(known, ProposalState.FAILED, reason, index)
+        await self._write(failed)
+        return failed
+
+    async def _require_enough(self, known: Proposal, needed: int) -> None:
+        """Close and refuse what its proposer would finish without enough approvals that still hold."""
+        try:
+            self._require_standing(known, needed)
+        except SealkeeperError as error:
+            await self._fail(known, error)
+            raise
 
     def _require_still_allowed(self, known: Proposal) -> Decision:
         """Refuse what the proposer may not do any more, or what needs more approvals by now."""
@@ -456,13 +503,20 @@ class Proposals:
         decision = self.rules.authorizer.decide(proposer, known.action, parse_resource(known.resource), "", now)
         if not decision.allowed:
             raise PermissionDeniedError(f"{proposer.subject} may not {known.action} on {known.resource} any more")
-        if decision.approvals > known.standing:
+        self._require_standing(known, decision.approvals)
+        return decision
+
+    def _require_standing(self, known: Proposal, needed: int) -> None:
+        """Refuse what needs more approvals by now, or has one of somebody who has been denied meanwhile."""
+        for one in known.approvals:
+            if one.counts:
+                self.rules.trusted(one.principal(known.name.tenant))
+        if needed > known.standing:
             raise FailedPreconditionError(
-                f"{known.action} needs {decision.approvals} approvals by now",
+                f"{known.action} needs {needed} approvals by now",
                 reason="APPROVALS_MISSING",
                 next_step="propose it again",
             )
-        return decision
 
     async def record(
         self, known: Proposal, method: str, details: Mapping[str, Any], decision: Decision | None = None
@@ -571,6 +625,11 @@ def _outcome(known: Proposal, answer: Any) -> str:
     if isinstance(answer, Key):
         return str(answer.versions[-1].name) if known.action is Action.IMPORT_KEY else known.resource
     return str(getattr(answer, "name", "")) or known.resource
+
+
+def _size(one: Proposal) -> int:
+    """Bytes that it takes, about."""
+    return len(one.content) + sum(len(said.statement) + len(said.material) for said in one.approvals)
 
 
 def _grounds(known: Proposal) -> dict[str, Any]:

@@ -92,7 +92,14 @@ def _compromise(content: Content, members: _Members, known: Known) -> Iterator[s
 def _import(content: Content, members: _Members, known: Known) -> Iterator[str]:
     period = _optional_seconds(members["publishPeriodSeconds"])
     after = "after the gateway's usual time of announcement" if period is None else f"{_period(period)} after that"
-    yield f"A private key that was made outside becomes a version of {_text(members['key'])}; it signs {after}."
+    standing_by = members["standby"].boolean()
+    kind = "a standby version" if standing_by else "a version"
+    yield f"A private key that was made outside becomes {kind} of {_text(members['key'])};"
+    yield "it signs in the place of another that cannot." if standing_by else f"it signs {after}."
+    yield f"  algorithm       {_text(members['algorithm'])}"
+    yield f"  kept by         {_text(members['provider'])}"
+    for name, one in _labels(members["labels"]).items():
+        yield f"  label           {printable(name)}={_text(one)}, where the key is new"
     yield f"  import          {_text(members['keyImport'])}"
     yield f"  wrapped by      {_text(members['wrapMethod'])}"
     yield f"  wrapped key     {_text(members['wrappedKeyDigest'])}"
@@ -153,9 +160,8 @@ _EFFECTS: Mapping[str, tuple[frozenset[str], _Effect]] = {
     "DestroyKeyVersion": (frozenset({"destroyDelaySeconds", "etag"}), _destroy),
     "CompromiseKeyVersion": (frozenset({"compromiseTime", "etag"}), _compromise),
     "ImportKey": (
-        frozenset(
-            {"keyImport", "key", "wrapMethod", "wrappedKeyDigest", "publicKeyFingerprint", "publishPeriodSeconds"}
-        ),
+        frozenset({"keyImport", "key", "algorithm", "provider", "standby", "labels", "wrapMethod"})
+        | {"wrappedKeyDigest", "publicKeyFingerprint", "publishPeriodSeconds"},
         _import,
     ),
     "UpdatePolicy": (frozenset({"base", "text"}), _policy),
@@ -202,6 +208,11 @@ def _only_if_unchanged(etag: Value) -> Iterator[str]:
     text = etag.text(64)
     if text:
         yield f"It is done only if the key has not changed since (etag {printable(text)})."
+
+
+def _labels(value: Value) -> dict[str, Value]:
+    # Whatever names they have.
+    return value.members(frozenset(), frozenset(value.json if isinstance(value.json, dict) else ()))
 
 
 def _actions(value: Value) -> str:
