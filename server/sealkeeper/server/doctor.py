@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 from cryptography import x509
 
+from sealkeeper.server.access_doctor import check_access
 from sealkeeper.server.authorities import read_authorities
 from sealkeeper.server.clock import TOLERANCE
 from sealkeeper.server.errors import SealkeeperError
@@ -30,7 +31,7 @@ from sealkeeper.server.log.journal import read_records
 from sealkeeper.server.log.publisher import STATE_FILE
 from sealkeeper.server.log.tiles import TILE_WIDTH, TileStore
 from sealkeeper.server.provider_doctor import examine_providers
-from sealkeeper.server.settings import SETTINGS_FILE, GatewaySettings, Settings, host_of, is_wildcard, load_settings
+from sealkeeper.server.settings import SETTINGS_FILE, Settings, host_of, is_wildcard, load_settings
 from sealkeeper.server.tls import RENEW, read_tls_files
 from sealkeeper.verify.errors import NoteError
 from sealkeeper.verify.note import parse_checkpoint, parse_signed_note
@@ -78,6 +79,7 @@ def check(settings: Path, now: datetime | None = None, patience: timedelta = PAT
     checks: list[Callable[[_Subject], list[Finding]]] = [
         _state,
         _tls,
+        _access,
         _authorities,
         _providers,
         _keys,
@@ -128,8 +130,10 @@ def _tls(subject: _Subject) -> list[Finding]:
     except SealkeeperError as error:
         return [("tls", False, str(error), error.next_step)]
     names = _names(leaf)
-    hosts = _hosts(gateway)
-    if not any(_fits(name, host) for name in names for host in hosts):
+    for listen in filter(None, (gateway.listen, gateway.token_listen)):
+        hosts = _hosts(gateway.domain, listen)
+        if any(_fits(name, host) for name in names for host in hosts):
+            continue
         text = f"gateway.tls.certificate: {gateway.tls.certificate} is for {', '.join(names)}, not for {hosts[0]}"
         return [("tls", False, text, f"use one that names {' or '.join(hosts)}; {RENEW}")]
     end = leaf.not_valid_after_utc
@@ -146,9 +150,9 @@ def _names(leaf: x509.Certificate) -> list[str]:
     return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
 
 
-def _hosts(gateway: GatewaySettings) -> list[str]:
-    """Where callers of this gateway connect to, as far as its settings tell."""
-    return [gateway.domain] if is_wildcard(gateway.listen) else [gateway.domain, host_of(gateway.listen).strip("[]")]
+def _hosts(domain: str, listen: str) -> list[str]:
+    """Where callers of a port connect to, as far as the settings tell."""
+    return [domain] if is_wildcard(listen) else [domain, host_of(listen).strip("[]")]
 
 
 def _fits(name: str, host: str) -> bool:
@@ -158,6 +162,10 @@ def _fits(name: str, host: str) -> bool:
     except ValueError:
         first, _, rest = name.lower().partition(".")
         return name.lower() == host.lower() or (first == "*" and host.lower().partition(".")[2] == rest)
+
+
+def _access(subject: _Subject) -> list[Finding]:
+    return check_access(subject.settings, subject.now)
 
 
 def _authorities(subject: _Subject) -> list[Finding]:
@@ -190,6 +198,7 @@ def _ports(subject: _Subject) -> list[Finding]:
     settings = subject.settings
     addresses = {
         "gateway.listen": settings.gateway.listen,
+        "gateway.token_listen": settings.gateway.token_listen,
         "http.listen": settings.http.listen,
         "telemetry.metrics_listen": settings.telemetry.metrics_listen,
     }

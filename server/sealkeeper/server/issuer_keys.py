@@ -86,9 +86,30 @@ class _KeySetError(Exception):
     """A set cannot be had; the text says why, in our own words."""
 
 
+# What comes of asking for keys where it goes wrong.
+_FAILURES = (_KeySetError, JsonError, TimeoutError, OSError, EOFError, aiohttp.ClientError, ValueError)
+
+
 class _Fetched(msgspec.Struct, frozen=True):
     data: bytes
     good_for: float
+    date: str = ""
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What an issuer publishes now.
+
+    Attributes:
+        keys: that signatures can be verified with.
+        others: how many keys beside, which are passed over: of another kind or use, or too short.
+        date: when it says that it answered (RFC 9110 section 6.6.1); empty where it does not, and of a file.
+        problem: why its keys cannot be had; empty where they can.
+    """
+
+    keys: tuple[IssuerKey, ...] = ()
+    others: int = 0
+    date: str = ""
+    problem: str = ""
 
 
 class IssuerKeys:
@@ -231,11 +252,11 @@ class IssuerKeys:
     async def _refresh(self) -> None:
         try:
             async with asyncio.timeout(TIMEOUT):
-                fetched = await self._fetch()
+                fetched = await self.fetch()
                 if fetched.data != self._data:
                     keys = await asyncio.to_thread(read_keys, fetched.data)
                     self._take(keys, fetched.data)
-        except (_KeySetError, JsonError, TimeoutError, OSError, EOFError, aiohttp.ClientError, ValueError) as error:
+        except _FAILURES as error:
             self._failed(_said(error))
         else:
             self._had_at = self._clock()
@@ -277,7 +298,8 @@ class IssuerKeys:
         if self._refreshing is None:
             self._set_timer()
 
-    async def _fetch(self) -> _Fetched:
+    async def fetch(self) -> _Fetched:
+        """Get the set once, and leave what is known as it is."""
         settings = self._settings
         if settings.jwks_file is not None:
             return _Fetched(await asyncio.to_thread(_read_file, settings), FILE_INTERVAL)
@@ -301,6 +323,27 @@ class IssuerKeys:
         if not _is_safe(url, issuer):
             raise _KeySetError("cannot be found: the discovery document names no https:// URL for them")
         return url
+
+
+async def published_keys(name: str, settings: IssuerSettings) -> Published:
+    """Ask an issuer for its keys once, as the gateway does, for whoever wants to know what becomes of that.
+
+    Args:
+        name: of the issuer in the settings.
+        settings: of the issuer.
+
+    Raises:
+        ConfigurationError: the CA file cannot be used.
+    """
+    asked = IssuerKeys(name, settings)
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            fetched = await asked.fetch()
+        keys = tuple(read_keys(fetched.data).values())
+        count = len(Value.parse(fetched.data, MAX_DOCUMENT, _MAX_VALUES).member("keys").items(MAX_KEYS))
+    except _FAILURES as error:
+        return Published(problem=_said(error))
+    return Published(keys, count - len(keys), fetched.date)
 
 
 def read_keys(data: bytes) -> dict[bytes, IssuerKey]:
@@ -389,7 +432,8 @@ async def _get(session: aiohttp.ClientSession, url: str) -> _Fetched:
             data += piece
             if len(data) > MAX_DOCUMENT:
                 raise _KeySetError(f"cannot be had: the answer has more than {MAX_DOCUMENT} bytes")
-        return _Fetched(bytes(data), _good_for(response.headers.get("Cache-Control", "")))
+        headers = response.headers
+        return _Fetched(bytes(data), _good_for(headers.get("Cache-Control", "")), headers.get("Date", ""))
 
 
 def _good_for(cache_control: str) -> float:
