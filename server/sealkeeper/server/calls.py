@@ -84,7 +84,7 @@ _MAX_FIELD = 200
 _MAX_REFUSAL = 1000
 _REFUSALS, _REFUSALS_AT_ONCE = 20, 1000
 _RETRY_AFTER = timedelta(milliseconds=200)
-# Seconds.
+# Seconds; who is denied is not known at all.
 _KNOWN_FOR = 1.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # Missing in the type stubs.
@@ -456,7 +456,9 @@ class CallInterceptor(Interceptor):
 
     async def _require_still_known(self, call: Call) -> None:
         """Look again at who calls: requests can be held back, and answers last, for longer than a proof is good."""
-        if call.proof is not None and time.monotonic() - call.known_at >= _KNOWN_FOR:
+        if call.proof is None or time.monotonic() - call.known_at < _KNOWN_FOR:
+            self._require_allowed(call.caller)
+        else:
             await self._know(call, call.proof)
 
     def _leave(self, call: Call) -> None:
