@@ -153,7 +153,7 @@ def test_destroying_is_shown_with_who_asks_and_with_what_breaks(
     assert "56 of them for PRODUCTION" in out
     assert "newest: app-2.whl sha256:" in out
     assert "in production: shop\\x1b[2J.img" in out
-    assert "Needs 2 approvals; 1 stand." in out
+    assert "Needs 2 approvals; it has 1." in out
     assert "APPROVE 2026-11-24 11:00:00Z by second" in out
     assert "\x1b" not in out
 
@@ -200,7 +200,7 @@ def test_an_import_shows_the_fingerprints_to_compare(
     out = shown(gateway, action("ImportKey", parameters), capfd)
     assert "becomes a version of tenants/acme/keys/release;\nit signs 1 hour 30 minutes after that" in out
     assert all(str(one) in out for one in list(parameters.values())[:7])
-    assert "repository=acme/app, where the key is new" in out
+    assert "repository=acme/app, if the key is new" in out
     assert "Compare the public key" in out
 
 

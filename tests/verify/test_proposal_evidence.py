@@ -281,8 +281,13 @@ def test_what_no_record_says_was_done_is_refused() -> None:
     ],
     ids=["action", "resource", "digest", "no digest"],
 )
-def test_what_was_done_is_what_was_approved(change: Any) -> None:
-    assert failed_at(Made(change_records=change).verify()) == "execution"
+@pytest.mark.parametrize("method", ["Gateway/ExecuteProposal", "KeyImportService/FinishKeyImport"])
+def test_what_was_done_is_what_was_approved(method: str, change: Any) -> None:
+    def changed(records: Any) -> None:
+        records[-1].update(method=method)
+        change(records)
+
+    assert failed_at(Made(change_records=changed).verify()) == "execution"
 
 
 def test_what_was_begun_again_after_a_crash_says_so() -> None:

@@ -10,6 +10,7 @@ import typer
 from sealkeeper.client.cli.input_files import read_limited, read_log_key
 from sealkeeper.client.cli.options import Json
 from sealkeeper.client.cli.output import mark, note, print_json, print_text, printable
+from sealkeeper.client.cli.proposal_page import counted
 
 if TYPE_CHECKING:
     from sealkeeper.verify.approval import Content
@@ -74,7 +75,7 @@ def _print(result: ProposalResult) -> None:
     for one in result.approvers:
         said = f": {printable(one.statement.reason)}" if one.statement.reason else ""
         print_text(f"  approved by {printable(one.signer.person)}, {one.record.time.isoformat()}{said}")
-    print_text(f"  done {result.executed.time.isoformat()}, {content.required} approvals were needed")
+    print_text(f"  done {result.executed.time.isoformat()}; it needed {counted(content.required, 'approval')}")
     if not result.log_verified:
         note("warning: the log's signature was not checked; give --audit-key audit.vkey, from the gateway's folder")
 

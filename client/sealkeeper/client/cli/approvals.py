@@ -15,7 +15,7 @@ from sealkeeper.client.cli.output import note, print_json, print_table, print_te
 from sealkeeper.client.cli.output_file import STDOUT, OutputFile
 from sealkeeper.client.cli.proposal_effects import Known
 from sealkeeper.client.cli.proposal_listing import ProposalId, proposals
-from sealkeeper.client.cli.proposal_page import HEADINGS, document, page, row, standing
+from sealkeeper.client.cli.proposal_page import HEADINGS, counted, document, page, row, standing
 from sealkeeper.client.cli.resources import enum_name
 from sealkeeper.client.errors import RefusedError
 
@@ -191,7 +191,7 @@ def _print_state(proposal: approval_pb2.Proposal, *, as_json: bool) -> None:
     if as_json:
         print_json(document(proposal))
         return
-    count = f"{standing(proposal)} of {proposal.required} approvals"
+    count = f"{standing(proposal)} of {counted(proposal.required, 'approval')}"
     outcome = f", {printable(proposal.outcome)}" if proposal.outcome else ""
     print_text(f"{printable(proposal.name)} is {enum_name(proposal, 'state')}, {count}{outcome}")
 

@@ -71,7 +71,7 @@ def _destroy(content: Content, members: _Members, known: Known) -> Iterator[str]
     when = "after the gateway's shortest delay" if delay is None else f"{_period(delay)} after it is approved"
     yield f"The private key of {version} is destroyed {when}."
     yield "From the approval on it signs nothing. Until it is destroyed this can be called off:"
-    yield "  sealkeeper keys set-state VERSION DISABLED"
+    yield f"  sealkeeper keys set-state {version} DISABLED"
     yield "Then it is gone for good: nobody can bring it back, and it never signs again."
     yield "What it has signed goes on verifying, unless it was DISABLED or COMPROMISED before."
     yield from _only_if_unchanged(members["etag"])
@@ -99,7 +99,7 @@ def _import(content: Content, members: _Members, known: Known) -> Iterator[str]:
     yield f"  algorithm       {_text(members['algorithm'])}"
     yield f"  kept by         {_text(members['provider'])}"
     for name, one in _labels(members["labels"]).items():
-        yield f"  label           {printable(name)}={_text(one)}, where the key is new"
+        yield f"  label           {printable(name)}={_text(one)}, if the key is new"
     yield f"  import          {_text(members['keyImport'])}"
     yield f"  wrapped by      {_text(members['wrapMethod'])}"
     yield f"  wrapped key     {_text(members['wrappedKeyDigest'])}"
@@ -186,7 +186,7 @@ def _use(known: Known, refused_from: datetime | None = None) -> Iterator[str]:
         yield "  it has signed nothing"
         return
     last = f", the last one at {time_text(impact.last_use_time)}" if impact.HasField("last_use_time") else ""
-    yield f"  {impact.signatures} signatures{last}"
+    yield f"  {impact.signatures} signature{'s' if impact.signatures != 1 else ''}{last}"
     if refused_from is not None:
         hit = impact.HasField("last_use_time") and impact.last_use_time.ToDatetime(UTC) >= refused_from
         yield "  some or all of them WILL BE REFUSED" if hit else "  none of them will be refused"

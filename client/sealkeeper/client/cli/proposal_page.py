@@ -39,6 +39,11 @@ def standing(proposal: approval_pb2.Proposal) -> int:
     )
 
 
+def counted(number: int, what: str) -> str:
+    """``1 approval``, ``2 approvals``."""
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
 def page(proposal: approval_pb2.Proposal, content: Content, known: Known) -> Iterator[str]:
     """What an approver reads before signing.
 
@@ -57,7 +62,7 @@ def page(proposal: approval_pb2.Proposal, content: Content, known: Known) -> Ite
     yield ""
     yield from effects(content, known)
     yield ""
-    yield f"Needs {content.required} approvals; {standing(proposal)} stand."
+    yield f"Needs {counted(content.required, 'approval')}; it has {standing(proposal) or 'none so far'}."
     yield from (_said(one) for one in proposal.approvals)
     if proposal.outcome:
         yield f"Outcome: {printable(proposal.outcome)}"
