@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from threading import Condition, Event
 from typing import Any
 
-from sealkeeper.client import Client, message_content
+from sealkeeper.client import Client, Connection, message_content
 from sealkeeper.client.errors import ClientError, UnavailableError
 from sealkeeper.v1 import signing_pb2
 from sealkeeper.verify import Artifact, Policy, TrustRoot, verify
@@ -82,11 +83,31 @@ class Load:
         self._threads = ThreadPoolExecutor(64)
         self._working: list[Future[None]] = []
 
-    def add(self, key: str, threads: int = 4, batch: int = BATCH, every: int = 4, role: str = "ci") -> None:
-        """Have more callers sign with a key until the end: every so many-th with batches, the others one at a time."""
+    def add(
+        self,
+        key: str,
+        threads: int = 4,
+        batch: int = BATCH,
+        every: int = 4,
+        role: str = "ci",
+        connect: Callable[[], Connection] | None = None,
+        pause: float = 0,
+    ) -> None:
+        """Have more callers sign with a key until the end: every so many-th with batches, the others one at a time.
+
+        Args:
+            key: that they sign with.
+            threads: one each.
+            batch: messages of a batch.
+            every: so many-th makes batches.
+            role: of their certificate.
+            connect: gives each its connection instead.
+            pause: seconds of each between its calls, where that many signatures would take too long to verify.
+        """
+        connect = connect or partial(self._gateway.connection, role, key.split("/")[1])
         for place in range(threads):
             size = batch if place % every == every - 1 else 1
-            self._working.append(self._threads.submit(self._work, key, size, role))
+            self._working.append(self._threads.submit(self._work, key, size, connect, pause))
 
     def until(self, holds: Callable[[Called], bool], enough: int = 1) -> None:
         """Wait until so many calls have come out like this that were begun after now."""
@@ -114,17 +135,16 @@ class Load:
             if one.done():
                 one.result()
 
-    def _work(self, key: str, size: int, role: str) -> None:
-        tenant = key.split("/")[1]
+    def _work(self, key: str, size: int, connect: Callable[[], Connection], pause: float) -> None:
         try:
-            with Client(self._gateway.connection(role, tenant), retry=NO_RETRY, timeout=PATIENCE) as client:
+            with Client(connect(), retry=NO_RETRY, timeout=PATIENCE) as client:
                 while not self._ended.is_set():
                     called = self._call(client, key, size)
                     with self._changed:
                         self.calls.append(called)
                         self._changed.notify_all()
-                    if called.refusal is not None:
-                        self._ended.wait(_BREATH)
+                    if called.refusal is not None or pause:
+                        self._ended.wait(pause or _BREATH)
         finally:
             with self._changed:
                 self._changed.notify_all()

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from sealkeeper.client import Client, Connection
+from sealkeeper.client.errors import ClientError
+from sealkeeper.client.identity_operations import who_am_i
+from sealkeeper.client.token_source import FixedToken
 from sealkeeper.server.errors import IssuerUnavailableError, OverloadedError, SealkeeperError
 from sealkeeper.server.identity import Caller, Principal
 from sealkeeper.server.identity_settings import IssuerSettings
@@ -16,7 +21,9 @@ from sealkeeper.server.issuer_keys import INTERVAL, MAX_WAITING, PACE
 from sealkeeper.server.people import People
 from sealkeeper.server.status import code_of
 from sealkeeper.server.token_identity import TokenAuthenticator
-from tests.oidc_issuer import AWAY, BROKEN, JWKS, SLOW, WELL, Issuer, Reply, oidc_issuer
+from tests.e2e.running import ANY_PORT, DOMAIN, NO_RETRY, P256, PARENT, TENANT, Running
+from tests.faults.load import Called, under_load
+from tests.oidc_issuer import AWAY, BROKEN, DISCOVERY, JWKS, SLOW, WELL, Issuer, Reply, oidc_issuer
 
 AUDIENCE = "https://gateway.example"
 STALE = timedelta(hours=1)
@@ -153,3 +160,78 @@ async def test_nonsense_from_an_issuer_takes_no_key_away(issuers: tuple[Issuer, 
         assert (await door.refusal(issuer.sign(claims, header={"kid": "unknown"}))).reason == "ISSUER_UNAVAILABLE"
         assert issuer.count(JWKS) == asked + 2
         assert await door.ask(token(issuer))
+
+
+# A live gateway, under load.
+
+
+def job(issuer: Issuer) -> str:
+    return issuer.token("github", f"https://{DOMAIN}")
+
+
+def connection(gateway: Running, issuer: Issuer) -> Connection:
+    """Of a job with a token of its own: tokens stay with their connection."""
+    tokens = FixedToken(job(issuer), "the test's token", "none")
+    return Connection(gateway.addresses["tokens"], TENANT, gateway.directory / "tls" / "ca.pem", tokens=tokens)
+
+
+def reason_for(gateway: Running, issuer: Issuer) -> str:
+    """Why another job is refused; empty where it is not."""
+    with Client(connection(gateway, issuer), retry=NO_RETRY) as client:
+        try:
+            client.call(who_am_i())
+        except ClientError as error:
+            return error.reason if error.retry_after else f"{error.reason}, and no time to come back"
+    return ""
+
+
+def test_under_load_those_who_are_known_sign_on_while_their_issuer_hangs_and_new_ones_once_it_is_back(
+    tmp_path: Path,
+) -> None:
+    gateway = Running.make(tmp_path / "gateway")
+    with oidc_issuer() as issuer:
+        issuer.max_age = 10
+        rules = f'principals = [{{ claims = {{ repository = "acme-org/app" }}, tenant = "{TENANT}", role = "ci" }}]'
+        section = f'[issuers.jobs]\nissuer = "{issuer.url}"\nkind = "github"\n{rules}\n'
+        gateway.change_settings(
+            lambda text: text.replace("[http]", f'token_listen = "{ANY_PORT}"\n\n[http]', 1) + section
+        )
+        with gateway.running():
+            with gateway.client("custodian") as custodian:
+                labels = {"repository": "acme-org/app"}
+                of_tokens = custodian.create_key(PARENT, "of-tokens", P256, labels=labels).key.name
+            of_certificates = gateway.create_key("of-certificates")
+
+            def signed(key: str) -> bool:
+                load.until(lambda call: call.key == key and bool(call.version), 20)
+                return True
+
+            with under_load(gateway) as load:
+                load.add(of_tokens, threads=2, every=2, connect=lambda: connection(gateway, issuer), pause=0.05)
+                load.add(of_certificates, threads=2, every=2, pause=0.05)
+                assert signed(of_tokens)
+                asked = issuer.count(DISCOVERY)
+                issuer.behave(SLOW)
+                known, _ = issuer.keys[-1], issuer.rotate()
+                # Its key is not known, and it is too early to ask; or the issuer does not answer.
+                assert reason_for(gateway, issuer) in ("TOKEN_KEY_UNKNOWN", "ISSUER_UNAVAILABLE")
+                issuer.wait_until(lambda: issuer.count(DISCOVERY) > asked)
+                assert reason_for(gateway, issuer) == "ISSUER_UNAVAILABLE"
+                issuer.keys.append(known)
+                # A new token that is signed with a key that is known needs nobody.
+                assert reason_for(gateway, issuer) == ""
+                assert signed(of_tokens)
+                assert signed(of_certificates)
+                asked = issuer.count(JWKS)
+                issuer.behave(WELL)
+                issuer.keys.pop()
+                issuer.wait_until(lambda: issuer.count(JWKS) > asked, 60)
+                while reason_for(gateway, issuer):
+                    pass
+                assert signed(of_tokens)
+                assert signed(of_certificates)
+            assert refused(load.calls) == []
+
+
+def refused(calls: list[Called]) -> list[str]:
+    return [one.reason for one in calls if one.reason]
