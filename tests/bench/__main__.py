@@ -1,9 +1,9 @@
 """``make bench``: what a gateway does on this machine. Load comes from h2load (Debian: nghttp2-client).
 
-The port is plaintext on loopback, because h2load shows no client certificate. Every signature is durable, logged, has a
-timestamp and an inclusion proof; what is measured is the whole way, gateway and its key workers sharing the processors
-with h2load. What this machine does without Sealkeeper, empty gRPC calls and bare signatures, comes first and last:
-virtual machines differ, from one another and from minute to minute.
+The port is plaintext on loopback, because h2load shows no client certificate; only that for tokens has TLS. Every
+signature is durable, logged, has a timestamp and an inclusion proof; what is measured is the whole way, gateway and its
+key workers sharing the processors with h2load. What this machine does without Sealkeeper, empty gRPC calls and bare
+signatures, comes first and last: virtual machines differ, from one another and from minute to minute.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sealkeeper.client import Client, Connection, digest_content, message_conten
 from sealkeeper.server.quickstart import softhsm_token
 from sealkeeper.v1 import signing_pb2
 from sealkeeper.verify import Artifact, Policy, TrustRoot, verify
+from tests.bench.identity import gateway_with_tokens, hang, measure_identity
 from tests.e2e.running import P256, PARENT, Running
 
 CONNECTIONS = (1, 8, 32, 128)
@@ -51,7 +52,9 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         measure_machine(Path(folder))
         measure_gateway(Path(folder), arguments.provider, arguments.seconds)
+        measure_tokens(Path(folder), arguments.seconds)
         measure_machine(Path(folder))
+    asyncio.run(measure_identity())
     measure_start_up()
 
 
@@ -111,17 +114,34 @@ def measure_gateway(folder: Path, provider: str, seconds: int) -> None:
             measure_verification(client, key)
 
 
+def measure_tokens(folder: Path, seconds: int) -> None:
+    """Callers with tokens, over TLS, by a token that is known: while its issuer is well, and while it hangs."""
+    with gateway_with_tokens(folder) as (gateway, issuer, token, key):
+        one, address = signing_pb2.SignRequest(key=key, content=CONTENT), gateway.addresses["tokens"]
+        load(folder, address, "Sign", one, 8, 1, token)
+        print("32 connections over TLS, with a token that is known")
+        for name, begin in (("well", lambda _: None), ("hanging", hang)):
+            begin(issuer)
+            size = gateway.tree_size()
+            times, taken = load(folder, address, "Sign", one, 32, seconds, token)
+            assert gateway.tree_size() - size >= len(times)
+            report(name, 1, times, taken)
+
+
 def load(
-    folder: Path, address: str, method: str, request: Any, connections: int, seconds: int
+    folder: Path, address: str, method: str, request: Any, connections: int, seconds: int, token: str = ""
 ) -> tuple[list[float], float]:
-    """Seconds of each request, and of all."""
+    """Seconds of each request, and of all; with a token over TLS."""
     data, log = folder / "request", folder / "log"
     message = request.SerializeToString()
     data.write_bytes(b"\0" + struct.pack(">I", len(message)) + message)
     log.unlink(missing_ok=True)
     command = ["h2load", f"-c{connections}", "-m1", f"-D{seconds}", "-t1", f"--log-file={log}", f"-d{data}"]
     command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
-    subprocess.run([*command, f"http://{address}/{SERVICE}/{method}"], check=True, capture_output=True)
+    command += ["-H", f"authorization: Bearer {token}"] if token else []
+    subprocess.run(
+        [*command, f"{'https' if token else 'http'}://{address}/{SERVICE}/{method}"], check=True, capture_output=True
+    )
     rows = [line.split("\t") for line in log.read_text().splitlines()]
     assert all(row[1] == "200" for row in rows)
     return [int(row[2]) / 1e6 for row in rows], seconds
