@@ -371,3 +371,29 @@ def done_of(client: Client) -> list[str]:
         if one.action == "RaiseQuota" and client.call(get_quota(PARENT)).limits.keys > KEYS:
             found.append(one.name)
     return found
+
+
+async def test_an_approval_that_the_database_did_not_take_does_not_count_and_can_be_given_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = house.directory / "clients" / "admin" / "key.pem"
+    async with house.running() as gateway:
+        await house.create_key(gateway)
+        await house.ask(gateway, "custodian", lambda client: client.create_key(PARENT, "key-1", P256))
+        name = proposed(await refused(house, gateway, "custodian", lambda client: compromise(client, 1)))
+
+        async def failing(self: Database, work: Callable[[Any], Any]) -> Any:
+            raise UnavailableError("the database does not answer", reason="DATABASE_UNAVAILABLE")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "run", failing)
+            error = await refused(house, gateway, "admin", partial(decide, proposal=name, key=key))
+            assert error.reason == "DATABASE_UNAVAILABLE"
+        [pending] = (await house.ask(gateway, "admin", proposals)).values()
+        assert (pending.state, len(pending.approvals)) == (PENDING, 0)
+        assert await house.ask(gateway, "admin", done_of) == []
+        assert (await house.ask(gateway, "admin", partial(decide, proposal=name, key=key))).state == EXECUTED
+        found = await house.ask(gateway, "admin", lambda client: client.call(get_proposal(name, with_evidence=True)))
+        people = KnownPeople.read([(house.directory / "tls" / "ca.pem").read_bytes()], [])
+        log = NoteVerifier.from_vkey((house.directory / "audit.vkey").read_text())
+        assert verify_proposal(kept_proposal(found), people=people, log=log).verified

@@ -16,6 +16,7 @@ from sealkeeper.client.approval_operations import (
     content_of,
     get_proposal,
     list_proposals,
+    watch_proposals,
     withdraw_proposal,
 )
 from sealkeeper.client.errors import ClientError
@@ -304,3 +305,55 @@ def propose_policy(client: Client, text: str) -> Any:
 
 def take_back(client: Client, name: str) -> Any:
     return client.call(withdraw_proposal(name))
+
+
+async def test_who_watches_and_is_denied_meanwhile_is_told_nothing_more(house: House) -> None:
+    denied = house.directory / "denied"
+    denied.write_text("")
+    house.settings('[identity]\ndeny_list = "denied"\n')
+    seen, loop, first = list[str](), asyncio.get_running_loop(), asyncio.Event()
+
+    def watch(client: Client) -> None:
+        for one in client.stream(watch_proposals(PARENT), within=30):
+            seen.append(one.name)
+            loop.call_soon_threadsafe(first.set)
+
+    async with house.running() as gateway:
+        await house.create_key(gateway)
+        proposal = proposed(await refused(house, gateway, "custodian", compromise))
+        watching = asyncio.create_task(refused(house, gateway, "admin", watch))
+        await asyncio.wait_for(first.wait(), 30)
+        denied.write_text("spiffe://sealkeeper.example/tenants/acme/roles/admin/admin\n")
+        await gateway._regular["identities"]()
+        proposed(await refused(house, gateway, "custodian", grant))
+        assert (await watching).reason == "IDENTITY_DENIED"
+    assert seen == [proposal]
+
+
+async def test_fewer_approvals_by_a_later_policy_are_not_enough_for_what_was_proposed_before(house: House) -> None:
+    (house.directory / "acme.cedar").write_text(TWO)
+    second, third = (add_person(house.directory, Role.ADMIN, name) for name in ("second", "third"))
+    async with house.running() as gateway:
+        await house.create_key(gateway)
+        proposal = proposed(await refused(house, gateway, "custodian", compromise))
+        milder = proposed(await refused(house, gateway, "admin", partial(propose_policy, text=default_policy())))
+        for who, state in ((second, PENDING), (third, EXECUTED)):
+            assert (await approve(house, gateway, who, milder)).state == state
+        assert (await approve(house, gateway, "admin", proposal)).state == PENDING
+        assert (await approve(house, gateway, second, proposal)).state == EXECUTED
+
+
+async def test_a_gateway_that_ends_lets_those_who_watch_go(house: House) -> None:
+    loop, first = asyncio.get_running_loop(), asyncio.Event()
+
+    def watch(client: Client) -> str:
+        for _ in client.stream(watch_proposals(PARENT), within=60):
+            loop.call_soon_threadsafe(first.set)
+        return "ended"
+
+    async with house.running() as gateway:
+        await house.create_key(gateway)
+        proposed(await refused(house, gateway, "custodian", compromise))
+        watching = asyncio.create_task(house.ask(gateway, "admin", watch))
+        await asyncio.wait_for(first.wait(), 30)
+    assert await watching == "ended"
