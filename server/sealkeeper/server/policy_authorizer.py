@@ -124,10 +124,8 @@ class PolicyAuthorizer:
 
     def grants(self, tenant: str, now: datetime) -> tuple[Mapping[str, Sequence[Link]], frozenset[str]]:
         """The grants in force by subject, and the names of those that are break-glass."""
-        links: dict[str, list[Link]] = {}
-        for one in self._grants.links(tenant, now):
-            links.setdefault(one.subject, []).append(one)
-        return links, self._grants.emergencies(tenant, now)
+        ready = self.ready(tenant, now)
+        return ready.links, ready.emergencies
 
     def ready(self, tenant: str, now: datetime) -> _Ready:
         """The tenant's policy and the grants in force."""
@@ -139,7 +137,10 @@ class PolicyAuthorizer:
             return ready
         current = self._policies.in_force(tenant)
         until = self._grants.next_end(tenant, now)
-        links, emergencies = self.grants(tenant, now)
+        links: dict[str, list[Link]] = {}
+        for one in self._grants.links(tenant, now):
+            links.setdefault(one.subject, []).append(one)
+        emergencies = self._grants.emergencies(tenant, now)
         version = str(current.version.number)
         ready = self._ready[tenant] = _Ready(state, until, current.policy, version, links, emergencies)
         return ready
