@@ -246,7 +246,14 @@ async def test_a_name_of_people_is_not_given_to_subjects_that_are_not_listed(ben
 
 @pytest.mark.parametrize(
     "changes",
-    [{"email": ABSENT}, {"email": ""}, {"email": 7}, {"email": "a" * 201}, {"email_verified": False}],
+    [
+        {"email": ABSENT},
+        {"email": ""},
+        {"email": 7},
+        {"email": "a" * 201},
+        {"email": "first@example.org "},
+        {"email_verified": False},
+    ],
     ids=str,
 )
 async def test_a_person_without_a_good_name_is_refused(benches: Benches, changes: dict[str, Any]) -> None:
@@ -346,6 +353,9 @@ async def test_a_payload_that_is_no_plain_object_is_refused(benches: Benches, pa
         ("sub", 7),
         ("sub", ["a"]),
         ("sub", "a" * 256),
+        # A line of the deny list could not name it.
+        ("sub", "a "),
+        ("sub", " a"),
         ("sub", "a\nb"),
         ("sub", "a\u202eb"),
         ("sub", "\ud800"),

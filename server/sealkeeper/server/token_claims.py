@@ -77,7 +77,7 @@ class Standard(msgspec.Struct, frozen=True):
         not_before = _time(claims, "nbf")
         return cls(
             _text(claims, "iss", 512, required=True),
-            _text(claims, "sub", MAX_SUBJECT, required=True),
+            _subject(claims),
             tuple(_texts(claims, "aud", _MAX_AUDIENCES, 512)),
             issued,
             end,
@@ -294,7 +294,7 @@ def person_of(template: str, claims: Claims) -> str:
         return str(value)
 
     name = _PLACEHOLDER.sub(filled, template)
-    if len(name) > _MAX_PERSON:
+    if len(name) > _MAX_PERSON or name != name.strip():
         raise unknown_person()
     return name
 
@@ -373,6 +373,14 @@ def _text(claims: Claims, name: str, most: int, *, required: bool = False) -> st
         return ""
     if not isinstance(value, str) or not 0 < len(value) <= most or not value.isprintable():
         raise malformed(f"has a {name} that is not 1 to {most} printable characters")
+    return value
+
+
+def _subject(claims: Claims) -> str:
+    value = _text(claims, "sub", MAX_SUBJECT, required=True)
+    # With space around it, no line of a deny list and no setting that a person wrote would name it.
+    if value != value.strip():
+        raise malformed("has a sub with space around it")
     return value
 
 
