@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from sealkeeper.client import Client, ClientError
+from sealkeeper.client import Client, ClientError, message_content
 from sealkeeper.client.approval_operations import (
     content_of,
     decide_proposal,
@@ -21,6 +22,7 @@ from sealkeeper.client.approval_operations import (
     sign_decision,
     withdraw_proposal,
 )
+from sealkeeper.client.policy_operations import get_policy, update_policy
 from sealkeeper.server.errors import UnavailableError
 from sealkeeper.server.gateway import Gateway
 from sealkeeper.server.identity import Role
@@ -41,6 +43,7 @@ from tests.server.people import (
     decide,
     proposed,
 )
+from tests.wrapping import new_private_key, pkcs8, spki, wrap
 
 T = TypeVar("T")
 V1 = f"{KEY}/versions/1"
@@ -80,6 +83,10 @@ class People:
 
     async def records(self, method: str) -> list[dict[str, Any]]:
         return [one for one in await self.ask("admin", audit_records) if one["method"] == method]
+
+
+def sign(client: Client) -> Any:
+    return client.sign(KEY, message_content(b"x"))
 
 
 def compromise(client: Client) -> Any:
@@ -278,8 +285,6 @@ async def test_what_a_proposer_has_proposed_who_is_denied_meanwhile_is_not_done(
 
 
 async def test_policies_change_only_through_an_approval_and_decide_at_once(people: People) -> None:
-    from sealkeeper.client.policy_operations import get_policy, update_policy
-
     text = (
         default_policy()
         + '\n@id("nobody-signs")\nforbid (principal, action == Sealkeeper::Action::"Sign", resource);\n'
@@ -289,18 +294,12 @@ async def test_policies_change_only_through_an_approval_and_decide_at_once(peopl
     await people.house.sign(people.gateway)
     second = add_person(people.house.directory, Role.CUSTODIAN, "second")
     assert (await people.decide(second, proposed(error))).outcome == f"{PARENT}/policyVersions/2"
-    refused = await people.refused("ci", lambda client: client.public_key(KEY) and people_sign(client))
+    refused = await people.refused("ci", sign)
     assert refused.reason == "PERMISSION_DENIED"
     found = await people.ask("admin", lambda client: client.call(get_policy(PARENT)))
     assert (found.version.number, found.version.text) == (2, text)
     stale = await people.refused("admin", lambda client: client.call(update_policy(PARENT, text, 1, "")))
     assert stale.reason == "ETAG_MISMATCH"
-
-
-def people_sign(client: Client) -> Any:
-    from sealkeeper.client import message_content
-
-    return client.sign(KEY, message_content(b"x"))
 
 
 async def test_the_policy_that_a_tenant_begins_with_is_on_record(people: People) -> None:
@@ -309,9 +308,23 @@ async def test_the_policy_that_a_tenant_begins_with_is_on_record(people: People)
     assert record["details"]["policyDigest"] == f"sha256:{sha256(default_policy().encode()).hexdigest()}"
 
 
-async def test_the_key_that_needs_an_approval_to_come_in_is_the_one_that_comes_in(people: People) -> None:
-    from tests.wrapping import new_private_key, pkcs8, spki, wrap
+async def test_a_policy_that_cannot_be_used_permits_nothing_but_to_put_another_in_its_place(house: House) -> None:
+    async with house.running() as gateway:
+        await house.create_key(gateway)
+    with sqlite3.connect(house.directory / "state" / "metadata.db") as database:
+        database.execute("UPDATE policies SET text = ?", (b'@id("x") permit (principal, action, nothing);',))
+    async with house.running() as gateway:
+        people = People(house, gateway)
+        for who, ask in (("custodian", lambda client: client.rotate_key(KEY)), ("ci", sign)):
+            assert (await people.refused(who, ask)).reason == "PERMISSION_DENIED"
+        error = await people.refused(
+            "admin", lambda client: client.call(update_policy(PARENT, default_policy(), 1, "it was not one"))
+        )
+        assert (await people.decide("custodian", proposed(error))).state == EXECUTED
+        await house.sign(gateway)
 
+
+async def test_the_key_that_needs_an_approval_to_come_in_is_the_one_that_comes_in(people: People) -> None:
     method, key = "RSA_OAEP_SHA256_AES_256_KWP", new_private_key("secp256r1")
     begun = await people.ask(
         "custodian", lambda client: client.begin_key_import(PARENT, "brought", algorithm=P256, provider="main")

@@ -7,19 +7,21 @@ The one in force is in memory, made ready; a change is recorded, then made durab
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import ConfigurationError, ConflictError, InvalidRequestError, NotFoundError
 from sealkeeper.server.new_version import Audit
-from sealkeeper.server.policy_engine import Policy, compile_policy
+from sealkeeper.server.policy_engine import Policy, compile_policy, recovery_policy
 from sealkeeper.server.store.database import Alongside, writer
 from sealkeeper.server.store.policy_table import PolicyTable
 from sealkeeper.server.tenant_policy import TenantPolicy
 from sealkeeper.server.under_way import UnderWay
+
+_log = logging.getLogger("sealkeeper.access")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ async def open_policies(
         record: makes the record of a first policy, before it is in force.
 
     Raises:
-        ConfigurationError: a policy is not valid.
+        ConfigurationError: a first policy is not valid.
         SealkeeperError: the database does not answer.
     """
     found = {}
@@ -166,22 +168,38 @@ async def open_policies(
         version = await table.newest(tenant)
         if version is None:
             version = TenantPolicy(tenant, 1, text, clock.at_least_latest(), "", "")
-            policy = await _compiled(version)
+            policy = await _first(version)
             await record(version)
             await table.write(version, writer(None, version))
         else:
-            policy = await _compiled(version)
+            policy = await _stored(version)
         found[tenant] = InForce(version, policy)
     return Policies(table, clock, found)
 
 
-async def _compiled(version: TenantPolicy) -> Policy:
+async def _first(version: TenantPolicy) -> Policy:
     try:
         return await asyncio.to_thread(compile_policy, version.text)
     except InvalidRequestError as error:
-        digest = sha256(version.text.encode()).hexdigest()
         raise ConfigurationError(
-            f"version {version.number} of the policy of tenant {version.tenant} (SHA-256 {digest}) is not valid: "
-            f"{error}",
-            next_step="correct the file that initial_policies names, or run the version of the gateway that took it",
+            f"the first policy of tenant {version.tenant} is not valid: {error}",
+            next_step="correct the file that initial_policies names",
         ) from None
+
+
+async def _stored(version: TenantPolicy) -> Policy:
+    """The policy in force. One that an earlier version of the gateway took, and this one does not, permits nothing.
+
+    It keeps nobody else from their work, and its tenant from nothing that puts it right.
+    """
+    try:
+        return await asyncio.to_thread(compile_policy, version.text)
+    except InvalidRequestError as error:
+        _log.error(
+            "version %d of the policy of tenant %s is not one that this version of the gateway takes: nothing is "
+            "permitted there but to put another in its place: %s",
+            version.number,
+            version.tenant,
+            error,
+        )
+        return await asyncio.to_thread(compile_policy, recovery_policy())

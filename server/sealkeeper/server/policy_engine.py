@@ -225,6 +225,12 @@ def schema_text() -> str:
 
 
 @cache
+def recovery_policy() -> str:
+    """The policy in the place of one that cannot be used."""
+    return _file("recovery.cedar")
+
+
+@cache
 def default_policy() -> str:
     """The policy that tenants begin with."""
     return _file("default.cedar")
