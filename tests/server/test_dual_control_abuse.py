@@ -31,7 +31,7 @@ from sealkeeper.server.proposal_watching import Watching
 from sealkeeper.server.resources import ProposalName
 from sealkeeper.v1 import approval_pb2
 from tests.e2e.running import P256, PARENT
-from tests.server.house import KEY, House
+from tests.server.house import KEY, House, audit_records
 from tests.server.people import APPROVED, EXECUTED, FAILED, PENDING, add_person, decide, proposed
 from tests.wrapping import new_private_key, pkcs8, spki, wrap
 
@@ -193,7 +193,11 @@ async def test_an_approval_of_who_is_denied_meanwhile_does_nothing(house: House)
         denied.write_text("spiffe://sealkeeper.example/tenants/acme/roles/admin/admin\n")
         await gateway._regular["identities"]()
         failed = await approve(house, gateway, second, proposal)
-        assert (failed.state, failed.outcome) == (FAILED, "IDENTITY_DENIED")
+        assert (failed.state, failed.outcome) == (FAILED, "APPROVALS_MISSING")
+        [record] = [
+            one for one in await house.ask(gateway, second, audit_records) if one["method"] == "Gateway/FailProposal"
+        ]
+        assert record["details"]["refusal"] == "admin has approved of it, and is denied by now"
 
 
 async def test_a_change_of_mind_without_end_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

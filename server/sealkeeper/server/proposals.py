@@ -36,6 +36,7 @@ from sealkeeper.server.errors import (
     OverloadedError,
     PermissionDeniedError,
     SealkeeperError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from sealkeeper.server.identity import Principal
@@ -510,13 +511,23 @@ class Proposals:
         """Refuse what needs more approvals by now, or has one of somebody who has been denied meanwhile."""
         for one in known.approvals:
             if one.counts:
-                self.rules.trusted(one.principal(known.name.tenant))
+                self._require_trusted(one, known.name.tenant)
         if needed > known.standing:
             raise FailedPreconditionError(
                 f"{known.action} needs {needed} approvals by now",
                 reason="APPROVALS_MISSING",
                 next_step="propose it again",
             )
+
+    def _require_trusted(self, one: Approval, tenant: str) -> None:
+        try:
+            self.rules.trusted(one.principal(tenant))
+        except UnauthenticatedError:
+            raise FailedPreconditionError(
+                f"{one.person} has approved of it, and is denied by now",
+                reason="APPROVALS_MISSING",
+                next_step="propose it again",
+            ) from None
 
     async def record(
         self, known: Proposal, method: str, details: Mapping[str, Any], decision: Decision | None = None
