@@ -6,19 +6,22 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
 from sealkeeper.server import calls
-from sealkeeper.server.authorization import UnrestrictedAuthorizer
+from sealkeeper.server.authorization import Action, Decision
 from sealkeeper.server.calls import CallInterceptor
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import NotFoundError, UnauthenticatedError
 from sealkeeper.server.identity import InsecureLoopbackAuthenticator, Principal, Role
 from sealkeeper.server.log import AUDIT, Sequencer, open_logs
+from sealkeeper.server.resources import ResourceName, TenantName
 from sealkeeper.server.settings import TelemetrySettings
 from sealkeeper.server.telemetry import Telemetry
 from sealkeeper.v1 import key_pb2
@@ -74,6 +77,13 @@ class House:
     channel: Any = None
     quotas: Unlimited = field(default_factory=Unlimited)
     denied: bool = False
+    forbidden: bool = False
+
+    def decide(
+        self, principal: Principal, action: Action, resource: ResourceName, address: str, now: datetime
+    ) -> Decision:
+        """As ``Authorizer`` has it."""
+        return Decision(not self.forbidden, "a-policy", "1")
 
     def require_allowed(self, principal: Principal) -> None:
         if self.denied:
@@ -83,6 +93,7 @@ class House:
         self, request: key_pb2.ListKeysRequest, context: Any
     ) -> AsyncIterator[key_pb2.ListKeysResponse]:
         """A stream, unlike the contract's: an answer, and another once ``go`` is set."""
+        calls.current_call().authorize(Action.LIST_KEYS, TenantName("acme"))
         yield key_pb2.ListKeysResponse()
         await self.go.wait()
         yield key_pb2.ListKeysResponse()
@@ -110,11 +121,13 @@ class House:
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     gate = Gate(AUDIT)
     logs = await open_logs(tmp_path, {**signers(), AUDIT: gate})
+    made: House
     quotas = Unlimited()
     telemetry = Telemetry(TelemetrySettings(metrics_listen=None), "x")
+    authorizer: Any = SimpleNamespace(decide=lambda *asked: made.decide(*asked))
     interceptor = CallInterceptor(
         InsecureLoopbackAuthenticator(CI),
-        UnrestrictedAuthorizer(),
+        authorizer,
         frozenset({"acme"}),
         logs,
         SteadyClock(),
@@ -220,3 +233,12 @@ async def test_a_caller_who_is_denied_meanwhile_gets_nothing_more_of_a_stream(
     house.go.set()
     assert await code(stream) == "UNAUTHENTICATED"
     assert await house.outcomes() == ["OK", "IDENTITY_DENIED"]
+
+
+async def test_a_caller_who_may_not_any_more_gets_nothing_more_of_a_stream(house: House) -> None:
+    stream = house.channel.unary_stream(STREAM)(b"", timeout=30)
+    assert await stream.read() == b""
+    house.forbidden = True
+    house.go.set()
+    assert await code(stream) == "PERMISSION_DENIED"
+    assert await house.outcomes() == ["OK", "PERMISSION_DENIED"]

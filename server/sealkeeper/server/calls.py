@@ -126,6 +126,7 @@ class Call:
         action: that was asked for last.
         resource: what it is about, once authorized or refused.
         decision: on that; ``None`` before.
+        asked: the same, for asking again.
         request_id: the caller's.
         details: for the audit record.
         recorded: the audit record is durable already.
@@ -146,6 +147,7 @@ class Call:
     action: str = ""
     resource: str = ""
     decision: Decision | None = None
+    asked: tuple[Action, ResourceName] | None = None
     request_id: str = ""
     details: dict[str, Any] = field(default_factory=dict)
     recorded: bool = False
@@ -185,7 +187,7 @@ class Call:
             PermissionDeniedError: it may not. Says the same whether the resource exists or not.
         """
         principal = self.caller
-        self.action, self.resource = action, str(resource)
+        self.action, self.resource, self.asked = action, str(resource), (action, resource)
         decision = self.decision = self.authorizer.decide(principal, action, resource, self.address, self.now())
         if decision.break_glass:
             self.details["breakGlass"] = decision.break_glass
@@ -197,6 +199,15 @@ class Call:
                 next_step="a custodian can change the policy: sealkeeper policy explain",
             )
         return principal
+
+    def authorize_again(self) -> None:
+        """See whether the caller may still do what was asked last: policies and grants change while an answer lasts.
+
+        Raises:
+            PermissionDeniedError: it may not any more.
+        """
+        if self.asked is not None:
+            self.authorize(*self.asked, proposable=True)
 
     def _denied(
         self, principal: Principal, action: Action, resource: ResourceName, decision: Decision
@@ -405,6 +416,7 @@ class CallInterceptor(Interceptor):
                 await self._enter(call, context, metadata)
                 async for response in handler(await receive(call, context), context):
                     await self._require_still_known(call)
+                    call.authorize_again()
                     # Recorded when it is known to be allowed and before the first answer.
                     if not call.recorded:
                         await self._record(call, OK)
