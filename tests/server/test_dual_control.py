@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from sealkeeper.client import Client, ClientError, message_content
+from sealkeeper.client import Client, ClientError, Connection, message_content
 from sealkeeper.client.approval_operations import (
     content_of,
     decide_proposal,
@@ -322,6 +323,20 @@ async def test_a_policy_that_cannot_be_used_permits_nothing_but_to_put_another_i
         )
         assert (await people.decide("custodian", proposed(error))).state == EXECUTED
         await house.sign(gateway)
+
+
+async def test_on_the_insecure_port_where_nobody_else_is_there_to_approve_a_policy_changes_at_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEALKEEPER_GATEWAY__INSECURE", "true")
+    async with house.running() as gateway:
+
+        def change() -> tuple[int, int]:
+            with Client(Connection(gateway.address, "acme", insecure=True)) as client:
+                made = client.call(update_policy(PARENT, default_policy(), 1, "to try it"))
+                return made.number, client.call(get_policy(PARENT)).version.number
+
+        assert await asyncio.to_thread(change) == (2, 2)
 
 
 async def test_the_key_that_needs_an_approval_to_come_in_is_the_one_that_comes_in(people: People) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from sealkeeper.client.cli.policy_cases import read_cases
 from sealkeeper.client.policy_operations import run_policy_cases
+from sealkeeper.server import calls
 from sealkeeper.server.audit import AuditRecord, caller_document
 from sealkeeper.server.authorization import Action
 from sealkeeper.server.calls import Call
@@ -24,6 +25,7 @@ from sealkeeper.server.errors import (
     SealkeeperError,
 )
 from sealkeeper.server.identity import Principal
+from sealkeeper.server.key_changes import CallAudit
 from sealkeeper.server.log import AUDIT, Sequencer, Submission
 from sealkeeper.server.log.opening import open_logs
 from sealkeeper.server.policy_engine import default_policy, schema_text
@@ -75,7 +77,12 @@ class Desk:
         self.proposals = Proposals()
         self.drafts = Drafts(house.policies)
         simulations = Simulations(logs.log(AUDIT), house.policies, house.authorizer, house.clock.now)
-        self.service = PolicyService(house.policies, house.authorizer, self.drafts, simulations, self.proposals)
+        self.service = PolicyService(
+            house.policies, house.authorizer, self.drafts, simulations, self.proposals, self._audit
+        )
+
+    def _audit(self) -> CallAudit:
+        return CallAudit(calls.current_call(), self.logs, self.house.clock)
 
     async def ask(self, method: str, who: Principal = ADMIN, parent: str = PARENT, **members: Any) -> Any:
         """What the interceptor does."""

@@ -17,7 +17,8 @@ from sealkeeper.server.key_changes import KeyChanges
 from sealkeeper.server.key_import import ImportState, KeyImport
 from sealkeeper.server.key_imports import MAX_WRAPPED, ImportOrder, KeyImports, WrappedKey
 from sealkeeper.server.new_version import Audit
-from sealkeeper.server.proposals import IndexedAudit, Proposals
+from sealkeeper.server.proposal_end import IndexedAudit
+from sealkeeper.server.proposals import Proposals
 from sealkeeper.server.resources import KeyImportName, KeyName, parse_id, parse_import_name, parse_tenant_name
 from sealkeeper.server.store.database import Alongside, Both
 from sealkeeper.server.translation import (

@@ -20,7 +20,6 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import rfc8785
-from sqlalchemy import Connection
 
 from sealkeeper.hsm import ProviderError
 from sealkeeper.server.approver import SignedStatement
@@ -40,15 +39,15 @@ from sealkeeper.server.errors import (
     UnavailableError,
 )
 from sealkeeper.server.identity import Principal
-from sealkeeper.server.key import Key
 from sealkeeper.server.log import LogError, Sequencer, Submission
 from sealkeeper.server.new_version import Audit
 from sealkeeper.server.proposal import Approval, Proposal, ProposalState
+from sealkeeper.server.proposal_end import ExecutionAudit, ProposalEnd, grounds
 from sealkeeper.server.proposal_watching import Watching
 from sealkeeper.server.resources import KeyName, KeyVersionName, ProposalName, ResourceName, parse_resource
 from sealkeeper.server.status import reason_of
 from sealkeeper.server.store.database import Alongside
-from sealkeeper.server.store.proposal_table import ProposalTable, end
+from sealkeeper.server.store.proposal_table import ProposalTable
 from sealkeeper.server.under_way import UnderWay
 from sealkeeper.verify.approval import encode_content, parse_content
 from sealkeeper.verify.errors import VerifyError
@@ -238,7 +237,7 @@ class Proposals:
                 call.details["proposal"] = str(known.name)
                 if known.state is ProposalState.APPROVED and action not in self._executors:
                     await self._require_enough(known, call.approvals)
-                    call.details.update(_grounds(known))
+                    call.details.update(grounds(known))
                     return ProposalEnd(self, known)
         raise ApprovalRequiredError(
             f"{action} needs {known.required} approval{'s' if known.required > 1 else ''} of others; it is proposed as "
@@ -465,7 +464,7 @@ class Proposals:
         execute = self._executors.get(known.action)
         if execute is None:
             return known
-        audit, parameters = _ExecutionAudit(self, known), parse_content(known.content).parameters
+        audit, parameters = ExecutionAudit(self, known), parse_content(known.content).parameters
         ending = ProposalEnd(self, known, audit)
         try:
             audit.decision = self._require_still_allowed(known)
@@ -565,92 +564,15 @@ class Proposals:
         return self._locks.setdefault(tenant, asyncio.Lock())
 
 
-class _ExecutionAudit:
-    """The record of what is done in the name of a proposer; an ``Audit``."""
-
-    def __init__(self, proposals: Proposals, proposal: Proposal) -> None:
-        self.principal = proposal.proposer
-        self.index: int | None = None
-        self.decision: Decision | None = None
-        self._proposals = proposals
-        self._proposal = proposal
-
-    async def __call__(self, details: dict[str, object]) -> int:
-        self.index = await self._proposals.record(
-            self._proposal, "Gateway/ExecuteProposal", {**details, **_grounds(self._proposal)}, self.decision
-        )
-        return self.index
-
-
-class IndexedAudit:
-    """Another record of a change, whose place in the audit log is remembered; an ``Audit``."""
-
-    def __init__(self, audit: Audit) -> None:
-        self.principal = audit.principal
-        self.index: int | None = None
-        self._audit = audit
-
-    async def __call__(self, details: dict[str, object]) -> int:
-        """Make the record."""
-        self.index = await self._audit(details)
-        return self.index
-
-
-class ProposalEnd:
-    """Ends a proposal in the transaction of what was proposed; an ``Alongside``."""
-
-    def __init__(
-        self, proposals: Proposals, proposal: Proposal, audit: _ExecutionAudit | IndexedAudit | None = None
-    ) -> None:
-        self._proposals = proposals
-        self._proposal = proposal
-        self._audit = audit
-        self._done: Proposal | None = None
-
-    def recorded_by(self, audit: IndexedAudit) -> ProposalEnd:
-        """The same, where the record of what is done is another's."""
-        return ProposalEnd(self._proposals, self._proposal, audit)
-
-    def write(self, connection: Connection, answer: Any) -> None:
-        """End it. In the database's thread."""
-        index = self._audit.index if self._audit is not None else None
-        outcome = _outcome(self._proposal, answer)
-        closed = self._proposals.closed(self._proposal, ProposalState.EXECUTED, outcome, index)
-        end(closed)(connection)
-        self._done = closed
-
-    def seen(self) -> None:
-        """To be called when the transaction is through: from now on the proposal is seen as done."""
-        if self._done is not None:
-            self._proposals.seen(self._done)
-
-
 def _key_of(resource: ResourceName) -> str:
     if isinstance(resource, KeyVersionName):
         return str(resource.parent)
     return str(resource) if isinstance(resource, KeyName) else ""
 
 
-def _outcome(known: Proposal, answer: Any) -> str:
-    """Name of what was made or changed."""
-    if isinstance(answer, Key):
-        return str(answer.versions[-1].name) if known.action is Action.IMPORT_KEY else known.resource
-    return str(getattr(answer, "name", "")) or known.resource
-
-
 def _size(one: Proposal) -> int:
     """Bytes that it takes, about."""
     return len(one.content) + sum(len(said.statement) + len(said.material) for said in one.approvals)
-
-
-def _grounds(known: Proposal) -> dict[str, Any]:
-    """For the record of what is done: what was approved of, and by whom."""
-    approvals = [
-        {"subject": one.subject, "person": one.person, "logIndex": one.log_index}
-        for one in known.approvals
-        if one.counts
-    ]
-    return {"contentDigest": f"sha256:{known.digest.hex()}", "approvals": approvals}
 
 
 def _closed_error(text: str) -> FailedPreconditionError:

@@ -134,6 +134,7 @@ def _access_services(parts: Parts, changes: KeyChanges) -> Iterator[Callable[[gr
             Drafts(access.policies),
             Simulations(logs.log(AUDIT), access.policies, access.policy_authorizer, clock.at_least_latest),
             access.proposals,
+            changes.audit,
         ),
     )
     yield partial(
