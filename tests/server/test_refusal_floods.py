@@ -69,7 +69,8 @@ class House:
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     monkeypatch.setattr("sealkeeper.server.calls._REFUSALS_AT_ONCE", ONE_BY_ONE)
     # One more in a day.
-    monkeypatch.setattr("sealkeeper.server.calls._REFUSALS", 1 / 86_400)
+    for rate in ("_REFUSALS", "_STRANGERS"):
+        monkeypatch.setattr(f"sealkeeper.server.calls.{rate}", 1 / 86_400)
     logs = await open_logs(tmp_path, signers())
     tenants = frozenset({"loud", "other", "quiet"})
     telemetry = Telemetry(TelemetrySettings(metrics_listen=None), "x")

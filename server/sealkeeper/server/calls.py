@@ -82,7 +82,8 @@ _MAX_PATH = 200
 _MAX_FIELDS = 10
 _MAX_FIELD = 200
 _MAX_REFUSAL = 1000
-_REFUSALS, _REFUSALS_AT_ONCE = 20, 1000
+# A second: of those who are nobody's, of whom there is no end, and of each tenant's.
+_STRANGERS, _REFUSALS, _REFUSALS_AT_ONCE = 1, 20, 1000
 _RETRY_AFTER = timedelta(milliseconds=200)
 # Seconds; who is denied is not known at all.
 _KNOWN_FOR = 1.0
@@ -293,7 +294,8 @@ class CallInterceptor(Interceptor):
         # Calls that are not admitted cost their callers nothing: their refusals are recorded one by one at some rate,
         # of each tenant and of those who are nobody's, and summed up beyond it, so that no flood fills the log.
         self._refusals = {
-            tenant: TokenBucket(_REFUSALS, _REFUSALS_AT_ONCE, time.monotonic) for tenant in (*tenants, "")
+            tenant: TokenBucket(_REFUSALS if tenant else _STRANGERS, _REFUSALS_AT_ONCE, time.monotonic)
+            for tenant in (*tenants, "")
         }
         self._summed_up: Counter[tuple[str, str]] = Counter()
         self._background: set[asyncio.Task[None]] = set()
