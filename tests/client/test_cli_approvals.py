@@ -247,9 +247,11 @@ def test_where_the_policy_in_force_may_not_be_read_the_new_one_is_shown_whole(
 
 def test_raised_limits_are_shown_in_words(gateway: StreamingGateway, capfd: pytest.CaptureFixture[str]) -> None:
     limits = {"tenant_calls": {"per_second": "100.5", "burst": 200}, "keys": 50}
-    out = shown(gateway, action("RaiseQuota", {"limits": limits}, resource="tenants/acme"), capfd)
-    assert "calls of all callers together: 100.5 a second, 200 at once" in out
-    assert "at most 50 keys" in out
+    before = {"tenant_calls": {"per_second": "10", "burst": 20}, "keys": 40}
+    parameters = {"limits": limits, "before": before}
+    out = shown(gateway, action("RaiseQuota", parameters, resource="tenants/acme"), capfd)
+    assert "calls of all callers together: 100.5 a second, 200 at once; when it was proposed, 10 a second, 20" in out
+    assert "keys: at most 50; when it was proposed, at most 40" in out
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,15 @@ def test_people_who_cannot_approve_are_spoken_of(directory: Path, issuer: Issuer
     assert "people.first.approval_keys" in next_step
 
 
+def test_that_nobody_joins_the_identities_of_people_who_log_in_is_spoken_of(directory: Path, issuer: Issuer) -> None:
+    assert "people" not in findings(directory)
+    change(directory, 'role = "ci"', 'role = "custodian", person = "{email}"')
+    _, passed, text, next_step = findings(directory)["people"]
+    assert passed
+    assert text == "people log in by login, and [people] joins no identities"
+    assert "counts as two people" in next_step
+
+
 def test_a_bundle_that_expires_soon_is_spoken_of_and_one_that_has_is_found(directory: Path) -> None:
     end = LocalCa.read(directory).pair.certificate.not_valid_after_utc
     label, left = f"trust domain {DOMAIN}", end - datetime.now(UTC)

@@ -140,7 +140,8 @@ async def test_raising_is_proposed_and_not_done(house: House) -> None:
     [(action, resource, content, reason)] = house.proposals.proposed
     assert (action, resource, reason) == (Action.RAISE_QUOTA, PARENT, "a release")
     assert json.loads(content, parse_float=pytest.fail) == {
-        "limits": {"keys": 1, "tenant_calls": {"per_second": "7.5", "burst": 20}}
+        "limits": {"keys": 1, "tenant_calls": {"per_second": "7.5", "burst": 20}},
+        "before": {"keys": 3, "tenant_calls": {"per_second": "5", "burst": 20}},
     }
     assert limits_of(json.loads(content)) == LimitsUpdate(tenant_calls=Rate(7.5, 20), keys=1)
 

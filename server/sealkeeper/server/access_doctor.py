@@ -21,6 +21,7 @@ from sealkeeper.hsm.registry import pin_file_of
 from sealkeeper.server.deny_list import DenyList
 from sealkeeper.server.errors import ConfigurationError, InvalidRequestError
 from sealkeeper.server.finding import Finding
+from sealkeeper.server.identity import PEOPLE
 from sealkeeper.server.identity_settings import IssuerSettings, PersonSettings
 from sealkeeper.server.issuer_keys import Published, published_keys
 from sealkeeper.server.people import People
@@ -53,7 +54,15 @@ def check_access(settings: Settings, now: datetime) -> list[Finding]:
     return [finding for one in checks for finding in one(settings, now)]
 
 
+def _of_persons(settings: Settings) -> list[str]:
+    """The issuers by whose tokens people come in."""
+    return [name for name, one in settings.issuers.items() if any(rule.role in PEOPLE for rule in one.principals)]
+
+
 def _people(settings: Settings, now: datetime) -> list[Finding]:
+    if not settings.people and (issuers := _of_persons(settings)):
+        text = f"people log in by {', '.join(issuers)}, and [people] joins no identities"
+        return [("people", True, text, "name the identities of each: who has a certificate too counts as two people")]
     if not settings.people:
         return []
     try:

@@ -76,7 +76,7 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
         before = self._quotas.limits(parent.tenant)
         require_within(update.on(before), self._quotas.ceilings(parent.tenant))
         if action is Action.RAISE_QUOTA:
-            await self._proposer.require(call, action, parent, parameters_of(update), request.reason)
+            await self._proposer.require(call, action, parent, parameters_of(update, before), request.reason)
         # What was lowered meanwhile must not be raised by what would have lowered it before.
         await self._quotas.change(parent.tenant, update, self._audit(), seen=before)
         return quota_pb2.UpdateQuotaResponse(quota=self._message(parent))
@@ -101,9 +101,10 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
         )
 
 
-def parameters_of(update: LimitsUpdate) -> dict[str, Any]:
-    """What is proposed, for those who approve."""
-    return {"limits": limits_document(update)}
+def parameters_of(update: LimitsUpdate, before: Limits) -> dict[str, Any]:
+    """What is proposed, and what held when it was, for those who approve."""
+    limits, held = limits_document(update), limits_document(before)
+    return {"limits": limits, "before": {name: held[name] for name in limits}}
 
 
 def limits_of(parameters: Mapping[str, Any]) -> LimitsUpdate:

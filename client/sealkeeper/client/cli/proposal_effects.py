@@ -131,14 +131,18 @@ def _policy(content: Content, members: _Members, known: Known) -> Iterator[str]:
 
 def _quota(content: Content, members: _Members, known: Known) -> Iterator[str]:
     limits = members["limits"].members(set(), {*_RATES, "keys"})
-    yield f"Limits of {printable(content.resource)} are set, some of them higher than now:"
+    before = members["before"].members(set(limits))
+    yield f"Limits of {printable(content.resource)} are set:"
     for name, one in limits.items():
-        if name == "keys":
-            yield f"  at most {one.integer()} keys"
-            continue
-        rate = one.members({"per_second", "burst"})
-        yield f"  {_RATES[name]}: {_text(rate['per_second'])} a second, {rate['burst'].integer()} at once"
+        yield f"  {_RATES.get(name, 'keys')}: {_limit(name, one)}; when it was proposed, {_limit(name, before[name])}"
     yield "Whoever is let in can then ask that much of the gateway and its key stores."
+
+
+def _limit(name: str, limit: Value) -> str:
+    if name == "keys":
+        return f"at most {limit.integer()}"
+    rate = limit.members({"per_second", "burst"})
+    return f"{_text(rate['per_second'])} a second, {rate['burst'].integer()} at once"
 
 
 def _break_glass(content: Content, members: _Members, known: Known) -> Iterator[str]:
@@ -165,7 +169,7 @@ _EFFECTS: Mapping[str, tuple[frozenset[str], _Effect]] = {
         _import,
     ),
     "UpdatePolicy": (frozenset({"base", "text"}), _policy),
-    "RaiseQuota": (frozenset({"limits"}), _quota),
+    "RaiseQuota": (frozenset({"limits", "before"}), _quota),
     "BreakGlass": (frozenset({"actions", "lifetimeSeconds", "subject"}), _break_glass),
     "CreateGrant": (frozenset({"subject", "actions", "lifetimeSeconds"}), _grant),
 }
