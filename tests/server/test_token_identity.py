@@ -310,6 +310,10 @@ async def test_what_is_not_one_bearer_token_is_refused(benches: Benches, value: 
     assert caught.value.reason == "TOKEN_MALFORMED"
 
 
+def test_what_a_call_carries_does_not_show_its_token() -> None:
+    assert "secret" not in repr(Caller({}, {"authorization": "Bearer secret"}, "ipv4:192.0.2.1:50000"))
+
+
 @pytest.mark.parametrize("scheme", ["bearer", "BEARER", "Bearer "])
 async def test_the_scheme_may_be_written_in_any_case(benches: Benches, scheme: str) -> None:
     bench = await benches()

@@ -111,6 +111,10 @@ class Caller(msgspec.Struct, frozen=True):
     metadata: Mapping[str, str | bytes]
     peer: str
 
+    def __repr__(self) -> str:
+        # The metadata hold the token.
+        return f"Caller({self.peer!r})"
+
 
 class Authenticator(Protocol):
     """Turns what a connection and a call carry into a principal."""
