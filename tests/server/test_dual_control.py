@@ -303,6 +303,19 @@ async def test_policies_change_only_through_an_approval_and_decide_at_once(peopl
     assert stale.reason == "ETAG_MISMATCH"
 
 
+async def test_what_may_be_proposed_from_an_address_is_done_as_from_there(house: House) -> None:
+    inside = """
+@id("compromise-from-here")
+forbid (principal, action == Sealkeeper::Action::"CompromiseKeyVersion", resource)
+unless { context has address && context.address.isLoopback() };
+"""
+    (house.directory / "acme.cedar").write_text(default_policy() + inside)
+    async with house.running() as gateway:
+        await house.create_key(gateway)
+        people = People(house, gateway)
+        assert (await people.decide("admin", await people.propose())).state == EXECUTED
+
+
 async def test_the_policy_that_a_tenant_begins_with_is_on_record(people: People) -> None:
     [record] = await people.records("Gateway/FirstPolicy")
     assert record["resource"] == f"{PARENT}/policyVersions/1"

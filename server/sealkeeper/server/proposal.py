@@ -93,6 +93,7 @@ class Proposal:
         key: the key that it is about; empty where it is about none.
         content: canonical JSON, as ``sealkeeper.verify.approval`` has it: what approvers sign the digest of.
         proposer: who proposed it.
+        address: IP address that it was proposed from; empty where that is not known.
         reason: why.
         required: how many approvals it needs.
         create_time: when it was made.
@@ -111,6 +112,7 @@ class Proposal:
     key: str
     content: bytes = field(repr=False)
     proposer: Principal
+    address: str
     reason: str
     required: int
     create_time: datetime

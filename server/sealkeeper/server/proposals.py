@@ -303,6 +303,7 @@ class Proposals:
             _key_of(resource),
             content,
             proposer,
+            call.address,
             reason,
             call.approvals,
             parsed.create_time,
@@ -500,7 +501,9 @@ class Proposals:
         """Refuse what the proposer may not do any more, or what needs more approvals by now."""
         proposer, now = known.proposer, self._clock.now()
         self.rules.trusted(proposer)
-        decision = self.rules.authorizer.decide(proposer, known.action, parse_resource(known.resource), "", now)
+        decision = self.rules.authorizer.decide(
+            proposer, known.action, parse_resource(known.resource), known.address, now
+        )
         if not decision.allowed:
             raise PermissionDeniedError(f"{proposer.subject} may not {known.action} on {known.resource} any more")
         self._require_standing(known, decision.approvals)

@@ -144,6 +144,7 @@ proposals = Table(
     Column("proposer_role", String(16), nullable=False),
     Column("proposer_certificate", LargeBinary, nullable=False),
     Column("caller", JSON, nullable=False),
+    Column("address", String(64), nullable=False),
     Column("reason", String(1024), nullable=False),
     Column("required", Integer, nullable=False),
     Column("create_time", UtcTime, nullable=False),

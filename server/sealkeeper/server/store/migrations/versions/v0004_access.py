@@ -51,6 +51,7 @@ def upgrade() -> None:
         sa.Column("proposer_role", sa.String(16), nullable=False),
         sa.Column("proposer_certificate", sa.LargeBinary, nullable=False),
         sa.Column("caller", sa.JSON, nullable=False),
+        sa.Column("address", sa.String(64), nullable=False),
         sa.Column("reason", sa.String(1024), nullable=False),
         sa.Column("required", sa.Integer, nullable=False),
         sa.Column("create_time", sa.BigInteger, nullable=False),
