@@ -186,7 +186,7 @@ def read_aloud(kind: str, name: str) -> tuple[str, ...]:
         "destroy": (f"The private key of {PARENT}/keys/{name}/versions/1 is destroyed", "called off"),
         "import": (f"becomes a version of {PARENT}/keys/{name};", "by telephone", "repository=acme-org/app"),
         "policy": ("Another policy decides who may do what", f"+// {name}"),
-        "quota": ("some of them higher than now", "keys"),
+        "quota": ("when it was proposed, at most 999", "keys"),
         "grant": ("For 1 hour from the approval on", "/roles/ci/release", "may do Sign", f"{PARENT}/keys/{name}"),
         "break-glass": ("EMERGENCY: for 1 hour", "may do Sign", f"with {PARENT}", "though its role may not"),
     }[kind]
