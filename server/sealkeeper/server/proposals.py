@@ -294,7 +294,7 @@ class Proposals:
             raise InvalidRequestError.of("request", f"cannot be proposed: {error}") from None
         # As the content has them, which is in milliseconds.
         parsed = parse_content(content)
-        index = await self._record_proposal(call, name, content)
+        index = await self._record_proposal(call, name, content, parsed.digest)
         made = Proposal(
             name,
             ProposalState.PENDING,
@@ -314,10 +314,9 @@ class Proposals:
         self.seen(made)
         return made
 
-    async def _record_proposal(self, call: Call, name: ProposalName, content: bytes) -> int:
-        parsed = parse_content(content)
+    async def _record_proposal(self, call: Call, name: ProposalName, content: bytes, digest: bytes) -> int:
         call.details["proposal"] = str(name)
-        call.details["contentDigest"] = f"sha256:{parsed.digest.hex()}"
+        call.details["contentDigest"] = f"sha256:{digest.hex()}"
         if len(content) <= _MAX_TOLD:
             call.details["content"] = msgspec.json.decode(content)
         record = call.audit_record(self._clock.at_least_latest(), ApprovalRequiredError.reason)
