@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sealkeeper.server.errors import InvalidRequestError
 from sealkeeper.server.resources import ID
-from sealkeeper.server.translation import key_after, page_token, versions_left
+from sealkeeper.server.translation import id_of_page_token, page_token, versions_left
 
 COUNT = 7
 T = TypeVar("T")
@@ -58,13 +58,13 @@ def test_any_token_of_versions_is_one_of_ours_or_refused(token: str) -> None:
 @example(encoded("1:a-"))
 @example(encoded("1:a\n"))
 def test_any_token_of_keys_is_one_of_ours_or_refused(token: str) -> None:
-    after = taken(lambda: key_after(token))
+    after = taken(lambda: id_of_page_token(token))
     assert after is None or token == (page_token(after) if after else "")
 
 
 @given(st.from_regex(ID, fullmatch=True))
 def test_every_key_gives_a_token_that_is_taken(key: str) -> None:
-    assert key_after(page_token(key)) == key
+    assert id_of_page_token(page_token(key)) == key
 
 
 @pytest.mark.parametrize("number", range(2, COUNT + 1))

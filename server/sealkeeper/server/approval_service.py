@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,7 +16,6 @@ from sealkeeper.server.people import People
 from sealkeeper.server.proposal import Approval, Proposal, ProposalState
 from sealkeeper.server.proposals import Proposals
 from sealkeeper.server.resources import (
-    ID,
     KeyVersionName,
     ProposalName,
     TenantName,
@@ -26,11 +23,10 @@ from sealkeeper.server.resources import (
     parse_resource,
     parse_tenant_name,
 )
-from sealkeeper.server.translation import page_size_of, page_token, timestamp
+from sealkeeper.server.translation import id_of_page_token, page_size_of, page_token, timestamp
 from sealkeeper.v1 import approval_pb2, approval_pb2_grpc
 
 _STATES = {state: approval_pb2.ProposalState.Value(f"PROPOSAL_STATE_{state}") for state in ProposalState}
-_TOKEN = re.compile(ID.pattern)
 
 
 class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
@@ -75,7 +71,7 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
         """List a tenant's proposals, newest first."""
         parent = parse_tenant_name(request.parent, "parent")
         current_call().authorize(Action.GET_PROPOSAL, parent)
-        size, before = page_size_of(request.page_size), _before(request.page_token)
+        size, before = page_size_of(request.page_size), id_of_page_token(request.page_token)
         found = self._proposals.page(parent.tenant, before, size + 1, only_open=request.open)
         return approval_pb2.ListProposalsResponse(
             proposals=[_message(one, whole=False) for one in found[:size]],
@@ -158,19 +154,6 @@ def _watched(text: str) -> TenantName | ProposalName:
     if not isinstance(name, TenantName | ProposalName):
         raise InvalidRequestError.of("name", "must be tenants/{tenant} or tenants/{tenant}/proposals/{proposal}")
     return name
-
-
-def _before(token: str) -> str:
-    """The id that a page of proposals ends before; empty for the first page."""
-    if not token:
-        return ""
-    try:
-        found = base64.b64decode(token, altchars=b"-_", validate=True).decode().removeprefix("1:")
-    except ValueError:
-        found = ""
-    if not _TOKEN.fullmatch(found) or page_token(found) != token:
-        raise InvalidRequestError.of("page_token", "is not one that this method gave")
-    return found
 
 
 def _message(one: Proposal, *, whole: bool) -> approval_pb2.Proposal:

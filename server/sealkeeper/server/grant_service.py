@@ -32,7 +32,7 @@ from sealkeeper.server.resources import (
     parse_tenant_name,
 )
 from sealkeeper.server.store.database import Alongside
-from sealkeeper.server.translation import key_after, page_size_of, page_token, period_of, timestamp
+from sealkeeper.server.translation import id_of_page_token, page_size_of, page_token, period_of, timestamp
 from sealkeeper.v1 import grant_pb2, grant_pb2_grpc
 
 MAX_SUBJECT = 1024
@@ -142,7 +142,7 @@ class GrantService(grant_pb2_grpc.GrantServiceServicer):
         """List a tenant's grants by name."""
         parent = parse_tenant_name(request.parent, "parent")
         current_call().authorize(Action.GET_GRANT, parent)
-        size, after = page_size_of(request.page_size), key_after(request.page_token)
+        size, after = page_size_of(request.page_size), id_of_page_token(request.page_token)
         found, now = self._grants.page(parent.tenant, after, size + 1), self._clock.at_least_latest()
         return grant_pb2.ListGrantsResponse(
             grants=[_message(one, now) for one in found[:size]],

@@ -26,7 +26,7 @@ from sealkeeper.server.translation import (
     algorithm_value,
     attestation_message,
     crc32c,
-    key_after,
+    id_of_page_token,
     key_message,
     labels_of,
     page_size_of,
@@ -137,7 +137,7 @@ class KeyImportService(key_import_pb2_grpc.KeyImportServiceServicer):
         """List a tenant's imports by name."""
         parent = parse_tenant_name(request.parent, "parent")
         current_call().authorize(Action.LIST_KEYS, parent)
-        size, after = page_size_of(request.page_size), key_after(request.page_token)
+        size, after = page_size_of(request.page_size), id_of_page_token(request.page_token)
         found, now = self._imports.page(parent.tenant, after, size + 1), self._clock.at_least_latest()
         return key_import_pb2.ListKeyImportsResponse(
             key_imports=[_message(one, now) for one in found[:size]],

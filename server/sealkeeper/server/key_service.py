@@ -27,7 +27,7 @@ from sealkeeper.server.translation import (
     algorithm_name,
     evidence_message,
     failover_of,
-    key_after,
+    id_of_page_token,
     key_message,
     labels_of,
     mask_of,
@@ -94,7 +94,7 @@ class KeyService(key_pb2_grpc.KeyServiceServicer):
         """List a tenant's keys by name."""
         parent = parse_tenant_name(request.parent, "parent")
         current_call().authorize(Action.LIST_KEYS, parent)
-        size, after = page_size_of(request.page_size), key_after(request.page_token)
+        size, after = page_size_of(request.page_size), id_of_page_token(request.page_token)
         fields, now = mask_of(request.read_mask, "read_mask"), self._clock.at_least_latest()
         found = self._keys.page(parent.tenant, after, size + 1)
         return key_pb2.ListKeysResponse(

@@ -270,8 +270,8 @@ def page_token(after: str) -> str:
     return base64.urlsafe_b64encode(f"1:{after}".encode()).decode()
 
 
-def key_after(token: str) -> str:
-    """The key id that a page of keys starts after; empty for the first page.
+def id_of_page_token(token: str) -> str:
+    """The id of the item that a page comes after, as ``page_token`` was given it; empty for the first page.
 
     Raises:
         InvalidRequestError: not a token of ours.
