@@ -21,6 +21,7 @@ from sealkeeper.server.grants import Grants
 from sealkeeper.server.key_changes import KeyChanges
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.new_version import Audit
+from sealkeeper.server.policy_engine import OF_BREAK_GLASS, OF_GRANTS
 from sealkeeper.server.proposer import Proposer
 from sealkeeper.server.resources import (
     GrantName,
@@ -37,11 +38,6 @@ from sealkeeper.v1 import grant_pb2, grant_pb2_grpc
 
 MAX_SUBJECT = 1024
 MAX_REASON = 1024
-_WORKLOADS = (Action.SIGN, Action.VERIFY, Action.GET_KEY, Action.GET_PUBLIC_KEY)
-_EMERGENCIES = (
-    *(Action.SIGN, Action.CREATE_KEY, Action.ROTATE_KEY, Action.IMPORT_KEY, Action.SET_KEY_VERSION_STATE),
-    *(Action.COMPROMISE_KEY_VERSION, Action.GET_KEY, Action.LIST_KEYS, Action.READ_AUDIT_LOG),
-)
 # About tenants, and about imports, which are nobody's key yet: permission for one key would not be enough for them.
 _OF_TENANTS = (Action.LIST_KEYS, Action.READ_AUDIT_LOG, Action.IMPORT_KEY)
 _STATES = {
@@ -185,7 +181,7 @@ def order_of(
     least = 10 if break_glass else 1
     if not _is_text(reason, least, MAX_REASON):
         raise InvalidRequestError.of("reason", f"must be {least} to {MAX_REASON} printable characters")
-    actions = _actions(parameters.get("actions"), _EMERGENCIES if break_glass else _WORKLOADS, resource)
+    actions = _actions(parameters.get("actions"), OF_BREAK_GLASS if break_glass else OF_GRANTS, resource)
     most, longest = (4 * 3600, "4 hours") if break_glass else (90 * 86_400, "90 days")
     seconds = parameters.get("lifetimeSeconds")
     if not isinstance(seconds, int) or not 60 <= seconds <= most:

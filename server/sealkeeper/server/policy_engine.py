@@ -67,11 +67,14 @@ _OWN_ID = re.compile(r"for policy `policy\d+`, ")
 _JSON_LEXEMES = re.compile(r'"(?:\\.|[^"\\])*"|[\[\]{}]')
 _ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _RESERVED = ("grants", "tenant-isolation", "insecure-loopback", NOTHING, FAULTY)
-GRANTABLE = (
-    *(Action.SIGN, Action.VERIFY, Action.GET_KEY, Action.GET_PUBLIC_KEY),
-    *(Action.CREATE_KEY, Action.ROTATE_KEY, Action.IMPORT_KEY, Action.SET_KEY_VERSION_STATE),
-    *(Action.COMPROMISE_KEY_VERSION, Action.LIST_KEYS, Action.READ_AUDIT_LOG),
+OF_GRANTS = (Action.SIGN, Action.VERIFY, Action.GET_KEY, Action.GET_PUBLIC_KEY)
+"""Actions that a workload can be granted."""
+OF_BREAK_GLASS = (
+    *(Action.SIGN, Action.CREATE_KEY, Action.ROTATE_KEY, Action.IMPORT_KEY, Action.SET_KEY_VERSION_STATE),
+    *(Action.COMPROMISE_KEY_VERSION, Action.GET_KEY, Action.LIST_KEYS, Action.READ_AUDIT_LOG),
 )
+"""Actions that a person can have in an emergency."""
+GRANTABLE = tuple(dict.fromkeys((*OF_GRANTS, *OF_BREAK_GLASS)))
 """Actions that grants and break-glass can be for."""
 _TEMPLATES = "\n".join(
     f'@id("{action}") permit (principal == ?principal, action == Sealkeeper::Action::"{action}",'
