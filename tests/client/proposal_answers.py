@@ -99,7 +99,8 @@ def impact(**other: Any) -> approval_pb2.Impact:
 
 
 def policy(text: str = POLICY, number: int = 3) -> policy_pb2.GetPolicyResponse:
-    return policy_pb2.GetPolicyResponse(version=policy_pb2.PolicyVersion(number=number, text=text))
+    version = policy_pb2.PolicyVersion(number=number, text=text, digest=sha256(text.encode()).digest())
+    return policy_pb2.GetPolicyResponse(version=version)
 
 
 class StreamingGateway(Gateway):

@@ -23,7 +23,6 @@ from sealkeeper.client.approval_operations import (
     get_proposal,
     kept_proposal,
     list_proposals,
-    policy_in_force,
     read_approval_key,
     sign_decision,
     watch_proposals,
@@ -32,6 +31,7 @@ from sealkeeper.client.approval_operations import (
 from sealkeeper.client.client import AsyncClient, Client
 from sealkeeper.client.connection import Connection
 from sealkeeper.client.errors import ConfigurationError, CorruptAnswerError, ProposedError, UnavailableError
+from sealkeeper.client.policy_operations import get_policy
 from sealkeeper.server.errors import ApprovalRequiredError
 from sealkeeper.v1 import approval_pb2
 from sealkeeper.verify.approval import open_statement
@@ -72,7 +72,7 @@ def test_calls_carry_what_was_asked_for(client: Client, gateway: StreamingGatewa
     assert client.call(list_proposals("tenants/acme", "t", 7, only_open=True)).next_page_token == "more"
     assert client.call(decide_proposal(PROPOSAL, b"{}")).state == approval_pb2.PROPOSAL_STATE_EXECUTED
     assert client.call(withdraw_proposal(PROPOSAL)).state == approval_pb2.PROPOSAL_STATE_WITHDRAWN
-    assert client.call(policy_in_force("tenants/acme")).number == 3
+    assert client.call(get_policy("tenants/acme")).version.number == 3
     assert gateway.requests(approval_pb2.GetProposalRequest)[0].with_evidence
     (listed,) = gateway.requests(approval_pb2.ListProposalsRequest)
     assert (listed.parent, listed.page_token, listed.page_size, listed.open) == ("tenants/acme", "t", 7, True)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from sealkeeper.client.errors import ConfigurationError, CorruptAnswerError, FieldViolation
 from sealkeeper.client.operations import Operation
 from sealkeeper.client.tls_files import read_pem
-from sealkeeper.v1 import approval_pb2, policy_pb2
+from sealkeeper.v1 import approval_pb2
 from sealkeeper.verify.approval import (
     Content,
     PrivateKey,
@@ -79,12 +79,6 @@ def watch_proposals(name: str) -> Operation[approval_pb2.Proposal]:
         return found
 
     return Operation("ApprovalService", "WatchProposals", request, check)
-
-
-def policy_in_force(parent: str) -> Operation[policy_pb2.PolicyVersion]:
-    """A tenant's policy, to compare a proposed one with."""
-    request = policy_pb2.GetPolicyRequest(parent=parent)
-    return Operation("PolicyService", "GetPolicy", request, lambda response: response.version)
 
 
 def content_of(proposal: approval_pb2.Proposal) -> Content:

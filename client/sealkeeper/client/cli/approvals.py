@@ -82,14 +82,14 @@ def show(
 
 
 def _known(client: Client, proposal: approval_pb2.Proposal, content: Content) -> Known:
-    from sealkeeper.client.approval_operations import policy_in_force
+    from sealkeeper.client.policy_operations import get_policy
 
     impact = proposal.impact if proposal.HasField("impact") else None
     if content.action != "UpdatePolicy":
         return Known(impact)
     parent = content.proposal.partition("/proposals/")[0]
     try:
-        return Known(impact, client.call(policy_in_force(parent)))
+        return Known(impact, client.call(get_policy(parent)).version)
     except RefusedError:
         # Then the new one is shown whole.
         return Known(impact)
