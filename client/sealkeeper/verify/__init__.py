@@ -15,8 +15,9 @@ from sealkeeper.verify.errors import (
     TrustRootError,
     VerifyError,
 )
+from sealkeeper.verify.steps import Step
 from sealkeeper.verify.trust import TrustRoot
-from sealkeeper.verify.verifier import Policy, Step, VerificationResult, verify
+from sealkeeper.verify.verifier import Policy, VerificationResult, verify
 
 __all__ = [
     "Artifact",

@@ -23,13 +23,13 @@ import rfc8785
 
 from sealkeeper.verify.algorithms import ALGORITHMS, load_public_key, signature_verifies
 from sealkeeper.verify.artifact import Artifact
-from sealkeeper.verify.audit_record import MAX_RECORD, parse_audit_record
+from sealkeeper.verify.audit_record import MAX_RECORD, audit_checkpoint, parse_audit_record
 from sealkeeper.verify.dsse import pae
 from sealkeeper.verify.errors import StepFailedError, VerifyError
 from sealkeeper.verify.merkle import HASH_LENGTH, leaf_hash, verify_inclusion
-from sealkeeper.verify.note import Checkpoint, NoteVerifier, parse_checkpoint, parse_signed_note
+from sealkeeper.verify.note import Checkpoint, NoteVerifier
+from sealkeeper.verify.steps import Step, take_steps
 from sealkeeper.verify.strict_json import JsonError, Value
-from sealkeeper.verify.verifier import Step
 
 FORMAT = "sealkeeper-key-ceremony/1"
 KEPT_FORMAT = "sealkeeper-kept-ceremony/1"
@@ -258,14 +258,8 @@ def verify_ceremony(
         key_version: that the record must be of; ``None`` for whichever has the public key.
     """
     run = _Verification(record, proof, public_key, log, key_version)
-    steps: list[Step] = []
-    for name, take in run.steps():
-        try:
-            steps.append(Step(name, True, take()))
-        except VerifyError as error:
-            steps.append(Step(name, False, str(error)))
-            return CeremonyResult(steps=tuple(steps))
-    return replace(run.result(), steps=tuple(steps))
+    steps = take_steps(run.steps())
+    return replace(run.result() if steps[-1].passed else CeremonyResult(), steps=steps)
 
 
 class _Verification:
@@ -378,20 +372,11 @@ class _Verification:
         return f"{ceremony.evidence.protection_level}, {ceremony.evidence.origin}, {count} attestations (not checked)"
 
     def _check_checkpoint(self) -> str:
-        note = parse_signed_note(self._proof.checkpoint)
-        checkpoint = parse_checkpoint(note.text)
-        origin = f"audit.{self._ceremony.gateway}"
-        if self._log is not None:
-            self._log.verify(note)
-            if self._log.name != origin:
-                raise VerifyError(f"the log's key is that of {self._log.name!r}; the record belongs in {origin!r}")
-        if checkpoint.origin != origin:
-            raise VerifyError(f"the checkpoint is of {checkpoint.origin!r}; the record belongs in {origin!r}")
+        checkpoint, found = audit_checkpoint(self._proof.checkpoint, self._ceremony.gateway, self._log)
         if checkpoint.size != self._proof.tree_size:
             raise VerifyError(f"the checkpoint is of {checkpoint.size} entries, the proof of {self._proof.tree_size}")
         self._checkpoint = checkpoint
-        signed = "signature checked" if self._log is not None else "signature NOT checked: no key of the log was given"
-        return f"{checkpoint.origin} at size {checkpoint.size}, {signed}"
+        return found
 
     def _check_inclusion(self) -> str:
         proof = self._proof

@@ -17,14 +17,14 @@ from datetime import datetime, timedelta
 import rfc8785
 
 from sealkeeper.verify.approval import APPROVE, Content, Statement, open_statement, parse_content
-from sealkeeper.verify.audit_record import parse_audit_record
+from sealkeeper.verify.audit_record import audit_checkpoint, parse_audit_record
 from sealkeeper.verify.errors import StepFailedError, VerifyError
 from sealkeeper.verify.kept_proposal import MAX_APPROVALS, KeptApproval, KeptProposal, KeptRecord
 from sealkeeper.verify.known_people import KnownPeople, Signer, parse_person_id, public_key_of_certificate
 from sealkeeper.verify.merkle import leaf_hash, verify_inclusion
-from sealkeeper.verify.note import Checkpoint, NoteVerifier, parse_checkpoint, parse_signed_note
+from sealkeeper.verify.note import Checkpoint, NoteVerifier
+from sealkeeper.verify.steps import Step, take_steps
 from sealkeeper.verify.strict_json import Value
-from sealkeeper.verify.verifier import Step
 
 DECIDED = "ApprovalService/DecideProposal"
 WITHDRAWN = "ApprovalService/WithdrawProposal"
@@ -126,14 +126,8 @@ def verify_proposal(kept: KeptProposal, *, people: KnownPeople, log: NoteVerifie
             ``ProposalResult.log_verified`` says so.
     """
     run = _Verification(kept, people, log)
-    steps: list[Step] = []
-    for name, take in run.steps():
-        try:
-            steps.append(Step(name, True, take()))
-        except VerifyError as error:
-            steps.append(Step(name, False, str(error)))
-            return ProposalResult(steps=tuple(steps))
-    return replace(run.result(), steps=tuple(steps))
+    steps = take_steps(run.steps())
+    return replace(run.result() if steps[-1].passed else ProposalResult(), steps=steps)
 
 
 class _Verification:
@@ -209,16 +203,8 @@ class _Verification:
         return self._people.certified(approval.material, moment, gateway=self._content.gateway, tenant=tenant)
 
     def _check_checkpoint(self) -> str:
-        note = parse_signed_note(self._kept.checkpoint)
-        checkpoint = parse_checkpoint(note.text)
-        origin = f"audit.{self._content.gateway}"
-        if self._log is not None:
-            self._log.verify(note)
-            _require_equal("origin of the log's key", self._log.name, origin)
-        _require_equal("origin of the checkpoint", checkpoint.origin, origin)
-        self._checkpoint = checkpoint
-        signed = "signature checked" if self._log is not None else "signature NOT checked: no key of the log was given"
-        return f"{checkpoint.origin} at size {checkpoint.size}, {signed}"
+        self._checkpoint, found = audit_checkpoint(self._kept.checkpoint, self._content.gateway, self._log)
+        return found
 
     def _check_inclusion(self) -> str:
         size, before = self._checkpoint.size, -1

@@ -35,6 +35,7 @@ from sealkeeper.verify.dsse import pae
 from sealkeeper.verify.errors import PolicyError, StepFailedError, VerifyError
 from sealkeeper.verify.merkle import leaf_hash, verify_inclusion
 from sealkeeper.verify.note import parse_checkpoint, parse_signed_note
+from sealkeeper.verify.steps import Step, take_steps
 from sealkeeper.verify.timestamp import verify_timestamp
 from sealkeeper.verify.trust import TenantKey, TransparencyLog, TrustRoot
 
@@ -73,15 +74,6 @@ class Policy:
     def any_trusted(cls) -> Policy:
         """Accept every signer of the trust root: for looking at bundles, not for gates."""
         return cls(any_signer=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step that was taken, and what was found, for a person."""
-
-    name: str
-    passed: bool
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +130,8 @@ def verify(bundle: bytes | Bundle, artifact: Artifact | None, trust: TrustRoot, 
         OSError: the artifact's file cannot be read.
     """
     run = _Verification(artifact, trust, policy)
-    steps: list[Step] = []
-    for name, take in run.steps(bundle):
-        try:
-            steps.append(Step(name, True, take()))
-        except VerifyError as error:
-            steps.append(Step(name, False, str(error)))
-            return replace(run.result, steps=tuple(steps))
-    return replace(run.result, verified=True, steps=tuple(steps))
+    steps = take_steps(run.steps(bundle))
+    return replace(run.result, verified=steps[-1].passed, steps=steps)
 
 
 class _Verification:
