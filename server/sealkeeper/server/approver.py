@@ -11,10 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any
-
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sealkeeper.server.errors import (
     AlreadyExistsError,
@@ -27,6 +23,7 @@ from sealkeeper.server.people import People
 from sealkeeper.server.proposal import Approval, Proposal
 from sealkeeper.verify.approval import MAX_ENVELOPE, Statement, open_statement
 from sealkeeper.verify.errors import VerifyError
+from sealkeeper.verify.known_people import public_key_of_certificate
 
 _CLOCKS = timedelta(minutes=10)
 """Between an approver's clock and the gateway's."""
@@ -180,18 +177,12 @@ def _is_one(person: str, *others: str) -> bool:
 
 def key_digest(certificate: bytes) -> bytes:
     """SHA-256 of a certificate's public key."""
-    return sha256(_public_key(certificate)).digest()
+    return sha256(public_key_of_certificate(certificate)).digest()
 
 
 def _keys(principal: Principal, keys: Sequence[bytes]) -> Iterator[tuple[bytes, bool, bytes]]:
     """What may verify, whether it is a certificate, and its public key."""
     if principal.certificate:
-        yield principal.certificate, True, _public_key(principal.certificate)
+        yield principal.certificate, True, public_key_of_certificate(principal.certificate)
     for one in keys:
         yield one, False, one
-
-
-def _public_key(certificate: bytes) -> bytes:
-    key: Any = x509.load_der_x509_certificate(certificate).public_key()
-    spki: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return spki
