@@ -758,11 +758,15 @@ def test_files_without_a_fit_public_key_are_refused(tmp_path: Path) -> None:
     curve = ec.generate_private_key(ec.SECP256K1())
     secret = ed25519.Ed25519PrivateKey.generate()
     (tmp_path / "secret.pem").write_bytes(secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    # No statement verifies with it: whoever named it would find out when an approval is needed.
+    large = rsa.RSAPublicNumbers(65537, (1 << 8192) | 1).public_key()
+    (tmp_path / "large.pem").write_bytes(large.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     (tmp_path / "text.pem").write_text("hello")
     (tmp_path / "long.pem").write_text("x" * 70_000)
     files = {
         public_pem(tmp_path / "small.pem", small): "too short",
         public_pem(tmp_path / "curve.pem", curve): "another kind",
+        tmp_path / "large.pem": "too long",
         tmp_path / "secret.pem": "private key",
         tmp_path / "text.pem": "no public key",
         tmp_path / "long.pem": "more than",

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from sealkeeper.server.errors import ConfigurationError
 from sealkeeper.server.identity_settings import PersonSettings
+from sealkeeper.verify.algorithms import KeyMismatchError
+from sealkeeper.verify.approval import load_approval_key
 
 _MAX_FILE = 65_536
-_MIN_RSA = 2048
-_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-_KINDS = "an ECDSA (P-256, P-384, P-521), Ed25519 or RSA (2048 bits and more) public key"
+_KINDS = "an ECDSA (P-256, P-384, P-521), Ed25519 or RSA (2048 to 8192 bits) public key"
 
 
 class People:
@@ -101,18 +100,16 @@ def _public_key(data: bytes, setting: str) -> bytes:
             f"{setting} holds a private key", next_step="keep that with its person, and name a file of the public key"
         )
     try:
-        key = load_pem_public_key(data)
+        spki = load_pem_public_key(data).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigurationError(
             f"{setting} holds no public key that can be read", next_step=f"name a PEM file of {_KINDS}"
         ) from None
-    fit = (
-        isinstance(key, ed25519.Ed25519PublicKey)
-        or (isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES))
-        or (isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA)
-    )
-    if not fit:
+    try:
+        load_approval_key(spki)
+    except KeyMismatchError:
         raise ConfigurationError(
-            f"{setting} holds a key of another kind, or too short a one", next_step=f"name a PEM file of {_KINDS}"
-        )
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            f"{setting} holds a key of another kind, or too short or too long a one",
+            next_step=f"name a PEM file of {_KINDS}",
+        ) from None
+    return spki
