@@ -15,13 +15,12 @@ from sealkeeper.server.authorization import Action, Decision, crosses_tenants
 from sealkeeper.server.identity import Principal
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.policies import Policies
-from sealkeeper.server.policy_engine import Facts, Link, Policy, Question, concerning
+from sealkeeper.server.policy_engine import Facts, Link, Policy, Question, concerning, with_grants
 from sealkeeper.server.resources import KeyName, KeyVersionName, ProposalName, ResourceName
 
 _MAX_KNOWN = 100_000
 """Decisions that are remembered, of all tenants together; each has an equal share, and at least ``_MIN_KNOWN``."""
 _MIN_KNOWN = 1000
-_MAX_GRANTED = 100
 _Asked: TypeAlias = tuple[Principal, Action, ResourceName]
 
 
@@ -70,15 +69,7 @@ class _Ready:
     def policy_of(self, subject: str, action: Action, resource: ResourceName) -> Policy:
         """The policy with the grants of a subject that concern what is asked."""
         links = concerning(self.links.get(subject, ()), action, resource)
-        if not links:
-            return self.policy
-        which = action, *(one.name for one in links)
-        policy = self.granted.get(which)
-        if policy is None:
-            if len(self.granted) >= _MAX_GRANTED:
-                self.granted.clear()
-            policy = self.granted[which] = self.policy.granting(links)
-        return policy
+        return with_grants(self.policy, action, links, self.granted)
 
     def with_keys_of(self, state: tuple[int, int, int]) -> _Ready:
         """The same where nothing has changed but keys: what was decided is forgotten, what was made ready is not."""

@@ -59,6 +59,7 @@ _MAX_STRING = 4096
 # Of the parsed policy as JSON: Python's own parser has an end as well.
 _MAX_NESTING = 400
 _MOST_TOLD = 10
+_MAX_READY = 100
 _CHECKED_AT_ONCE = 20
 # As Cedar's own grammar has them: a comment ends at a carriage return too, and no line ends after a backslash.
 _LEXEMES = re.compile(r'//[^\n\r]*|"(?:\\[^\n]|[^"\\])*("?)|[A-Za-z_]\w*|\d+|[^\w\s]', re.ASCII)
@@ -219,6 +220,26 @@ def concerning(links: Sequence[Link], action: Action, resource: ResourceName) ->
         if action in one.actions and (isinstance(one.resource, str) or one.resource == about):
             found[one.break_glass].append(one)
     return [replace(one, actions=(action,)) for alike in found.values() for one in alike[:MOST_ALIKE]]
+
+
+def with_grants(policy: Policy, action: Action, links: Sequence[Link], ready: dict[tuple[str, ...], Policy]) -> Policy:
+    """A policy with the grants that concern an action, from ``ready`` where it is there, which it is afterwards.
+
+    Args:
+        policy: without them.
+        action: that ``concerning`` was asked about.
+        links: as it gave them.
+        ready: of this policy, by action and names of grants; emptied when there are too many.
+    """
+    if not links:
+        return policy
+    which = action, *(one.name for one in links)
+    found = ready.get(which)
+    if found is None:
+        if len(ready) >= _MAX_READY:
+            ready.clear()
+        found = ready[which] = policy.granting(links)
+    return found
 
 
 @cache

@@ -18,7 +18,7 @@ from sealkeeper.server.identity import ATTRIBUTES, Method, Principal, Role
 from sealkeeper.server.log import LogReader
 from sealkeeper.server.policies import Policies
 from sealkeeper.server.policy_authorizer import PolicyAuthorizer
-from sealkeeper.server.policy_engine import Facts, Link, Policy, Question, concerning
+from sealkeeper.server.policy_engine import Facts, Link, Policy, Question, concerning, with_grants
 from sealkeeper.server.policy_trials import Answer, Places, answer
 from sealkeeper.server.resources import ResourceName, parse_resource
 
@@ -29,7 +29,6 @@ MAX_LOOKED_AT = 1_000_000
 MAX_CHANGES = 1000
 """Changes that are told apart; those beyond are counted by action, without subject and resource."""
 _MAX_KNOWN = 10_000
-_MAX_GRANTED = 100
 _CHUNK = 256
 _Asked: TypeAlias = tuple[Principal, Action, ResourceName]
 _Pair: TypeAlias = tuple[Answer, Answer]
@@ -164,7 +163,8 @@ class _Replay:
     facts: Callable[[ResourceName], Facts]
     progress: Progress
     known: dict[_Asked, _Pair] = field(default_factory=dict)
-    granted: dict[tuple[str, ...], tuple[Policy, Policy]] = field(default_factory=dict)
+    current_granted: dict[tuple[str, ...], Policy] = field(default_factory=dict)
+    draft_granted: dict[tuple[str, ...], Policy] = field(default_factory=dict)
 
     def take(self, bodies: Sequence[bytes], records: int) -> None:
         """Decide what the tenant's among the records asked for, newest first, until there are enough."""
@@ -202,20 +202,11 @@ class _Replay:
         return found
 
     def _ask(self, question: Question) -> _Pair:
-        before, after = self._granted(question)
+        action = question.action
+        links = concerning(self.links.get(question.principal.subject, ()), action, question.resource)
+        before = with_grants(self.current, action, links, self.current_granted)
+        after = with_grants(self.draft, action, links, self.draft_granted)
         return answer(before, question, self.emergencies), answer(after, question, self.emergencies)
-
-    def _granted(self, question: Question) -> tuple[Policy, Policy]:
-        links = concerning(self.links.get(question.principal.subject, ()), question.action, question.resource)
-        if not links:
-            return self.current, self.draft
-        which = question.action, *(one.name for one in links)
-        found = self.granted.get(which)
-        if found is None:
-            if len(self.granted) >= _MAX_GRANTED:
-                self.granted.clear()
-            found = self.granted[which] = self.current.granting(links), self.draft.granting(links)
-        return found
 
 
 def question_of(body: bytes, facts: Callable[[ResourceName], Facts]) -> Question | None:
