@@ -14,8 +14,9 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 # gRPC's C core would write to the standard error of whoever uses this; what fails is in our errors.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -49,6 +50,15 @@ from sealkeeper.v1 import (
 )
 
 T = TypeVar("T")
+
+
+class Page(Protocol):
+    """An answer with a part of a list."""
+
+    next_page_token: str
+
+
+P = TypeVar("P", bound=Page)
 _STUBS: dict[str, Callable[[Any], Any]] = {
     "KeyService": key_pb2_grpc.KeyServiceStub,
     "KeyImportService": key_import_pb2_grpc.KeyImportServiceStub,
@@ -126,6 +136,22 @@ class Client:
                 self._sleep(delay)
             else:
                 return operation.check(response)
+
+    def pages(self, page: Callable[[str, int], Operation[P]]) -> Iterator[P]:
+        """Carry out the calls that give a list page by page.
+
+        Args:
+            page: makes the call for the page of a token, empty for the first, with at most so many items.
+
+        Raises:
+            ClientError: one was refused, or the gateway did not answer in time.
+        """
+        token, more = "", True
+        while more:
+            found = self.call(page(token, _PAGE))
+            yield found
+            token = found.next_page_token
+            more = bool(token)
 
     def stream(self, operation: Operation[T], *, within: float | None = None) -> Iterator[T]:
         """Carry out a call that is answered with a stream; each message is checked. Not retried.
@@ -219,13 +245,8 @@ class Client:
 
     def list_keys(self, parent: str) -> Iterator[resources_pb2.Key]:
         """All keys of a tenant, page by page."""
-        token = ""
-        while True:
-            page = self.call(operations.list_keys(parent, token, _PAGE))
+        for page in self.pages(partial(operations.list_keys, parent)):
             yield from page.keys
-            token = page.next_page_token
-            if not token:
-                return
 
     def get_key_version(self, name: str) -> resources_pb2.KeyVersion:
         """Look a version up."""
@@ -233,13 +254,8 @@ class Client:
 
     def list_key_versions(self, parent: str) -> Iterator[resources_pb2.KeyVersion]:
         """All versions of a key, newest first, page by page."""
-        token = ""
-        while True:
-            page = self.call(operations.list_key_versions(parent, token, _PAGE))
+        for page in self.pages(partial(operations.list_key_versions, parent)):
             yield from page.versions
-            token = page.next_page_token
-            if not token:
-                return
 
     def rotate_key(
         self, name: str, *, publish_period: timedelta | None = None, request_id: str | None = None
@@ -356,13 +372,8 @@ class Client:
 
     def list_key_imports(self, parent: str) -> Iterator[key_import_pb2.KeyImport]:
         """All imports of a tenant, page by page."""
-        token = ""
-        while True:
-            page = self.call(operations.list_key_imports(parent, token, _PAGE))
+        for page in self.pages(partial(operations.list_key_imports, parent)):
             yield from page.key_imports
-            token = page.next_page_token
-            if not token:
-                return
 
     def list_providers(self, parent: str) -> Sequence[provider_pb2.Provider]:
         """The providers that a tenant may use, and how they are."""
@@ -456,6 +467,15 @@ class AsyncClient:
             else:
                 return operation.check(response)
 
+    async def pages(self, page: Callable[[str, int], Operation[P]]) -> AsyncIterator[P]:
+        """Carry out the calls that give a list page by page; as ``Client.pages``."""
+        token, more = "", True
+        while more:
+            found = await self.call(page(token, _PAGE))
+            yield found
+            token = found.next_page_token
+            more = bool(token)
+
     async def stream(self, operation: Operation[T], *, within: float | None = None) -> AsyncIterator[T]:
         """Carry out a call that is answered with a stream; as ``Client.stream``."""
         renew, begun = self._tokens.renewal(), False
@@ -529,13 +549,9 @@ class AsyncClient:
 
     async def list_keys(self, parent: str) -> AsyncIterator[resources_pb2.Key]:
         """As ``Client.list_keys``."""
-        token, more = "", True
-        while more:
-            page = await self.call(operations.list_keys(parent, token, _PAGE))
+        async for page in self.pages(partial(operations.list_keys, parent)):
             for one in page.keys:
                 yield one
-            token = page.next_page_token
-            more = bool(token)
 
     async def get_key_version(self, name: str) -> resources_pb2.KeyVersion:
         """As ``Client.get_key_version``."""
@@ -543,13 +559,9 @@ class AsyncClient:
 
     async def list_key_versions(self, parent: str) -> AsyncIterator[resources_pb2.KeyVersion]:
         """As ``Client.list_key_versions``."""
-        token, more = "", True
-        while more:
-            page = await self.call(operations.list_key_versions(parent, token, _PAGE))
+        async for page in self.pages(partial(operations.list_key_versions, parent)):
             for one in page.versions:
                 yield one
-            token = page.next_page_token
-            more = bool(token)
 
     async def rotate_key(
         self, name: str, *, publish_period: timedelta | None = None, request_id: str | None = None
@@ -654,13 +666,9 @@ class AsyncClient:
 
     async def list_key_imports(self, parent: str) -> AsyncIterator[key_import_pb2.KeyImport]:
         """As ``Client.list_key_imports``."""
-        token, more = "", True
-        while more:
-            page = await self.call(operations.list_key_imports(parent, token, _PAGE))
+        async for page in self.pages(partial(operations.list_key_imports, parent)):
             for one in page.key_imports:
                 yield one
-            token = page.next_page_token
-            more = bool(token)
 
     async def list_providers(self, parent: str) -> Sequence[provider_pb2.Provider]:
         """As ``Client.list_providers``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -24,7 +25,6 @@ _EMERGENCIES = (
     *("GetKey", "ListKeys", "ReadAuditLog"),
 )
 _COLOURS = {"ACTIVE": "green", "REVOKED": "red"}
-_PAGE = 500
 
 
 @app.command()
@@ -156,15 +156,8 @@ def _full_name(options: Options, name: str) -> str:
 def _listed(options: Options) -> list[grant_pb2.Grant]:
     from sealkeeper.client.grant_operations import list_grants
 
-    parent, token = options.parent(), ""
-    found: list[grant_pb2.Grant] = []
     with options.client() as client:
-        while True:
-            page = client.call(list_grants(parent, token, _PAGE))
-            found += page.grants
-            token = page.next_page_token
-            if not token:
-                return found
+        return [one for page in client.pages(partial(list_grants, options.parent())) for one in page.grants]
 
 
 def _print(grant: grant_pb2.Grant, *, json_output: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Access policies: who may do what in your tenant.", epilog=EXIT_CODES)
 _MAX_POLICY = 256 * 1024
-_PAGE = 500
 _FAILED = "Exit codes: 0 done; 1 refused, or {}; 2 wrong usage or input; 3 the gateway does not answer."
 _COLOURS = {"+": "32", "-": "31", "@": "36"}
 _Draft: TypeAlias = Annotated[
@@ -286,14 +286,7 @@ def _simulated(
 def _versions(client: Client, parent: str) -> list[policy_pb2.PolicyVersion]:
     from sealkeeper.client.policy_operations import list_policy_versions
 
-    found: list[policy_pb2.PolicyVersion] = []
-    token = ""
-    while True:
-        page = client.call(list_policy_versions(parent, token, _PAGE))
-        found += page.versions
-        token = page.next_page_token
-        if not token:
-            return found
+    return [one for page in client.pages(partial(list_policy_versions, parent)) for one in page.versions]
 
 
 def _read_policy(path: Path, place: str) -> str:

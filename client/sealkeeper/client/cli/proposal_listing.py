@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from sealkeeper.client.client import Client
     from sealkeeper.v1 import approval_pb2
 
-_PAGE = 500
 _COMPLETION_TIMEOUT = 2.0
 
 
@@ -22,12 +22,8 @@ def proposals(client: Client, parent: str, *, only_open: bool) -> Iterator[appro
     """A tenant's proposals, newest first."""
     from sealkeeper.client.approval_operations import list_proposals
 
-    token, more = "", True
-    while more:
-        found = client.call(list_proposals(parent, token, _PAGE, only_open=only_open))
-        yield from found.proposals
-        token = found.next_page_token
-        more = bool(token)
+    for page in client.pages(partial(list_proposals, parent, only_open=only_open)):
+        yield from page.proposals
 
 
 def open_ids(incomplete: str) -> list[str]:
