@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -244,6 +245,23 @@ def test_workers_that_die_again_and_again_lose_nothing(gateway: Running, tmp_pat
             load.until(signed(both), ENOUGH)
     assert reasons(load, key) <= {"PROVIDER_UNAVAILABLE", "CIRCUIT_OPEN"}
     assert not reasons(load, both)
+
+
+def test_callers_connect_while_workers_are_replaced(gateway: Running, tmp_path: Path) -> None:
+    def ask(_: int) -> None:
+        with gateway.client("verifier", timeout=15) as verifier:
+            verifier.trust_root(PARENT)
+
+    add_provider(gateway, "store", sealed_files(tmp_path / "store"))
+    with gateway.running(), ThreadPoolExecutor(4) as callers:
+        key = create_key(gateway, "release", "store")
+        for _ in range(KILLS):
+            asked = callers.map(ask, range(2 * ENOUGH))
+            signal_workers(gateway, signal.SIGKILL)
+            with gateway.client("ci", PATIENT) as ci:
+                ci.sign(key, message_content(b"x"))
+            # gRPC's own handlers of forks would hold up every handshake for a minute.
+            assert len(list(asked)) == 2 * ENOUGH
 
 
 def test_a_provider_that_hangs_does_not_hold_up_another(gateway: Running, tmp_path: Path) -> None:

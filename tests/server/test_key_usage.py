@@ -203,6 +203,13 @@ async def test_what_is_written_is_not_counted_again_and_what_is_not_is_counted(h
     assert house.shown() == before
 
 
+async def test_what_was_counted_anew_after_a_crash_is_not_again_after_an_orderly_end(house: House) -> None:
+    await house.note()
+    assert await house.crash() == 1
+    await house.usage.close()
+    assert await house.crash() == 0
+
+
 async def test_a_record_that_comes_late_is_counted_where_it_belongs(house: House) -> None:
     late, house.usage.record = house.usage.record, lambda *_: None  # type: ignore[method-assign]
     await house.sign(["late"])

@@ -101,6 +101,8 @@ def serve(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # gRPC's core, once loaded, would write lines of its own among ours, which are JSON.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Its handlers of forks, which uvloop's subprocesses would set off, hold up every handshake for up to a minute.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     if insecure:
         os.environ["SEALKEEPER_GATEWAY__INSECURE"] = "true"
     # The journal is written in a thread, which must not wait for the loop for five milliseconds, as Python has it.

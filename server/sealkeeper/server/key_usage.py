@@ -141,6 +141,7 @@ class KeyUsage:
         self._uses: dict[KeyVersionName, _Use] = {}
         self._changed: set[KeyVersionName] = set()
         self._mark = 0
+        self._written_mark = 0
         # What is behind the mark: slices whose end is known, oldest first, and the rest.
         self._slices: list[_Slice] = []
         self._newest: dict[KeyVersionName, _Use] = {}
@@ -156,6 +157,7 @@ class KeyUsage:
             SealkeeperError: the database does not answer.
         """
         rows, self._mark = await self._table.read()
+        self._written_mark = self._mark
         self._uses = {name: _use(row) for name, row in rows.items()}
         return self._mark
 
@@ -267,18 +269,19 @@ class KeyUsage:
         self._slices.append(sealed)
 
     async def _write(self, until: datetime) -> None:
-        before = self._mark
         while self._slices and self._slices[0].sealed <= until:
             settled = self._slices.pop(0)
             self._mark = settled.end
             self._changed.update(settled.uses)
             for name, use in settled.uses.items():
                 self._uses.setdefault(name, _Use()).merge(use)
-        if not self._changed and self._mark == before:
+        mark = self._mark
+        if not self._changed and mark == self._written_mark:
             return
         changed, self._changed = self._changed, set()
         try:
-            await self._table.write({name: _row(self._uses[name]) for name in changed}, self._mark)
+            await self._table.write({name: _row(self._uses[name]) for name in changed}, mark)
+            self._written_mark = mark
         except BaseException:
             self._changed |= changed
             raise
