@@ -21,6 +21,7 @@ from sealkeeper.client.errors import ClientError, UnavailableError
 from sealkeeper.server.identity import Role
 from sealkeeper.server.issuing import Caller, issue_caller, renew_server
 from tests.e2e.running import ANY_PORT, P256, PARENT, TENANT, Running
+from tests.ports import free_ports
 
 
 def channel(gateway: Running, role: str = "verifier") -> grpc.Channel:
@@ -183,11 +184,9 @@ def test_doctor_as_the_readme_has_it_is_content_beside_a_gateway_that_runs(
     own_gateway: Running, tmp_path: Path
 ) -> None:
     folder = own_gateway.directory
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    for probe in probes:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    for port in free_ports(3):
+        address = f"127.0.0.1:{port}"
         own_gateway.change_settings(lambda text, address=address: text.replace(ANY_PORT, address, 1))  # type: ignore[misc]
-        probe.close()
     with own_gateway.running():
         config = ("--config", str(folder / "clients" / "ci.toml"), "--endpoint", own_gateway.addresses["grpc"])
         assert run(*config, "trust", "export", str(tmp_path / "trust")).returncode == 0

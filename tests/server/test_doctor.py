@@ -20,6 +20,7 @@ from sealkeeper.server.local_ca import LocalCa, host_names
 from sealkeeper.server.log import Submission, open_logs
 from tests.e2e.running import ANY_PORT, DOMAIN, TENANT, Running
 from tests.log.signer import signers
+from tests.ports import free_ports
 from tests.stores.softhsm import softhsm
 
 NOW = datetime.now(UTC)
@@ -67,14 +68,6 @@ def test_a_good_gateway_passes_every_check(directory: Path) -> None:
 def listen(directory: Path, ports: list[int]) -> None:
     for port in ports:
         change(directory, ANY_PORT, f"127.0.0.1:{port}")
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in probes]
-    for one in probes:
-        one.close()
-    return ports
 
 
 def test_a_gateway_that_runs_answers_on_its_ports_and_that_is_fine(directory: Path) -> None:

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from tests.ports import free_ports
 
 DOCS = Path(__file__).parents[2] / "docs" / "providers" / "transit.md"
 ROOT = "root-of-the-tests"
@@ -131,7 +132,7 @@ def server(directory: Path) -> Iterator[OpenBao]:
 def planned(directory: Path) -> OpenBao:
     """A server that does not run yet."""
     make_certificates(directory)
-    return OpenBao(directory, *_free_ports())
+    return OpenBao(directory, *free_ports(2))
 
 
 @contextmanager
@@ -176,13 +177,6 @@ def _await(process: subprocess.Popen[bytes], bao: OpenBao) -> None:
         else:
             return
     raise AssertionError((bao.directory / "bao.log").read_text()[-2000:])
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], two.getsockname()[1]
 
 
 def make_certificates(directory: Path) -> None:
