@@ -178,6 +178,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     gateway.change_settings(lambda text: f"{text}\n{second}")
     with gateway.running():
         made = World(gateway)
+        for tenant in TENANTS:
+            # So that there is a limit to raise again, whichever tests come first.
+            lowered = quota_pb2.UpdateQuotaRequest(parent=f"tenants/{tenant}", limits=quota_pb2.Limits(keys=900))
+            assert made.ask(tenant, "admin", lowered).code == "OK"
         yield made
         made.close()
 
@@ -304,7 +308,7 @@ OF_TENANTS: dict[str, tuple[Callable[[str], Any], frozenset[str]]] = {
     "WatchProposals": (lambda key: approval_pb2.WatchProposalsRequest(name=_proposal(key)), PEOPLE),
     "GetQuota": (lambda key: quota_pb2.GetQuotaRequest(parent=_tenant(key)), PEOPLE),
     "UpdateQuota": (
-        lambda key: quota_pb2.UpdateQuotaRequest(parent=_tenant(key), limits=quota_pb2.Limits(keys=900)),
+        lambda key: quota_pb2.UpdateQuotaRequest(parent=_tenant(key), limits=quota_pb2.Limits(keys=899)),
         PEOPLE,
     ),
     "UpdateQuota to raise it": (
