@@ -40,6 +40,9 @@ def test_plain_json_reads_as_json_does(document: object) -> None:
         (b'{"x":{"a":1,"\\u0061":2}}', "twice"),
         (b"NaN", "NaN"),
         (b"[-Infinity]", "Infinity"),
+        (b"1e999", "too large"),
+        (b"-1e999", "too large"),
+        (b"9" * 65, "64 digits"),
         (b"[" * 100_000, "nested"),
         (b'{"a":' * 50 + b"1" + b"}" * 50, "nested"),
         (b"[" * 33 + b"]" * 33, "nested"),
@@ -54,6 +57,20 @@ def test_anything_else_is_refused(data: bytes, problem: str) -> None:
 
 def test_brackets_in_strings_are_no_depth() -> None:
     assert Value.parse(json.dumps(["[" * 100, '"' + "{" * 100, "\\"]).encode()).items(3)
+
+
+def test_the_depth_is_the_callers() -> None:
+    assert Value.parse(b"[" * 100 + b"]" * 100, max_depth=100)
+    with pytest.raises(JsonError, match="more than 99 deep"):
+        Value.parse(b"[" * 100 + b"]" * 100, max_depth=99)
+
+
+def test_an_optional_member_that_is_null_is_not_there() -> None:
+    value = Value.parse(b'{"a": null, "b": 0}')
+    assert value.optional("a") is value.optional("c") is None
+    assert value.optional("b") == Value(0, "$.b")
+    with pytest.raises(JsonError, match="must be an object"):
+        Value([]).optional("a")
 
 
 MEGABYTE = 1024 * 1024

@@ -42,6 +42,40 @@ class PolicyError(VerifyError):
     reason = "POLICY_INVALID"
 
 
+class StatementError(VerifyError):
+    """An in-toto Statement is malformed.
+
+    Attributes:
+        path: the place in the Statement, for example ``$.subject[3].digest.sha256``.
+        text: what is wrong there.
+    """
+
+    reason = "STATEMENT_INVALID"
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(f"{path}: {text}")
+        self.path = path
+        self.text = text
+
+
+class PredicateError(VerifyError):
+    """A predicate is not what its type says.
+
+    Attributes:
+        path: the place in the predicate of the first problem, for example ``$.buildDefinition.externalParameters``.
+        text: what is wrong there.
+        problems: all that were found, each its path and text, the first one included.
+    """
+
+    reason = "PREDICATE_INVALID"
+
+    def __init__(self, path: str, text: str, *more: tuple[str, str]) -> None:
+        self.path = path
+        self.text = text
+        self.problems = ((path, text), *more)
+        super().__init__("; ".join(f"{path}: {text}" for path, text in self.problems))
+
+
 class LogCorruptError(VerifyError):
     """A log does not agree with its checkpoint.
 

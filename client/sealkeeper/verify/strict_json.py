@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Set
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 # where the pattern could come back to each character, that would be remembered, at a hundred bytes and more each.
 _STRUCTURE = re.compile(rb'(?s)(?:"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)[^"\[\]{},]*+)++|[\[\]{},]')
 _INT64 = 2**63
+_MAX_DIGITS = 64
+"""Of an integer. 128 bits take 39; what is longer costs the square of its length to read."""
 
 
 class JsonError(VerifyError):
@@ -50,24 +53,30 @@ class Value:
     path: str = "$"
 
     @classmethod
-    def parse(cls, data: bytes, max_length: int = 8 * 1024 * 1024, max_values: int = MAX_VALUES) -> Value:
+    def parse(
+        cls,
+        data: bytes,
+        max_length: int = 8 * 1024 * 1024,
+        max_values: int = MAX_VALUES,
+        max_depth: int = MAX_DEPTH,
+    ) -> Value:
         """Parse a document.
 
         Args:
             data: the document, UTF-8.
             max_length: most bytes.
             max_values: most values: objects, arrays and what is in them.
+            max_depth: most arrays and objects in one another; at most 256, since the parser recurses.
 
         Raises:
-            JsonError: it is too long, too deep or of too many values, no UTF-8, no JSON, or has a name twice in one
-                object or half a surrogate pair in a name.
+            JsonError: it is too long, too deep or of too many values, no UTF-8, no JSON, has a name twice in one
+                object or half a surrogate pair in a name, or a number that is too large.
         """
         if len(data) > max_length:
             raise JsonError(f"$: the document has {len(data)} bytes; at most {max_length} are allowed")
-        _require_bounds(data, max_values)
+        _require_bounds(data, max_values, max_depth)
         try:
-            text = data.decode("utf-8")
-            return cls(json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_integer))
+            return cls(_loads(data.decode("utf-8")))
         except UnicodeDecodeError:
             raise JsonError("$: the document is not UTF-8") from None
         except json.JSONDecodeError as error:
@@ -100,6 +109,17 @@ class Value:
         if not isinstance(self.json, dict) or name not in self.json:
             raise JsonError(f"{self.path}: {name} is missing")
         return Value(self.json[name], f"{self.path}.{name}")
+
+    def optional(self, name: str) -> Value | None:
+        """As ``member``, but ``None`` where it is missing or null.
+
+        Raises:
+            JsonError: this is no object.
+        """
+        if not isinstance(self.json, dict):
+            raise JsonError(f"{self.path}: must be an object")
+        one = self.json.get(name)
+        return None if one is None else Value(one, f"{self.path}.{name}")
 
     def items(self, most: int, least: int = 0) -> list[Value]:
         """The items of an array of ``least`` to ``most``.
@@ -180,10 +200,14 @@ class Value:
         raise JsonError(f"{self.path}: must be a date and time of RFC 3339")
 
 
-def _require_bounds(data: bytes, max_values: int) -> None:
+def _loads(text: str) -> Json:
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_integer, parse_float=_finite)
+
+
+def _require_bounds(data: bytes, max_values: int, max_depth: int) -> None:
     # Before the parser, which recurses, and takes fifty bytes and more for a value of two.
     opening = data.count(b"[") + data.count(b"{")
-    if opening <= MAX_DEPTH and opening + data.count(b",") < max_values:
+    if opening <= max_depth and opening + data.count(b",") < max_values:
         return
     depth, values = 0, 1
     for match in _STRUCTURE.finditer(data):
@@ -194,8 +218,8 @@ def _require_bounds(data: bytes, max_values: int) -> None:
             depth -= 1
         # An array or object of n values has n - 1 commas, so this is as many as there are, or an empty one more.
         values += character in b"[{,"
-        if depth > MAX_DEPTH:
-            raise JsonError(f"$: nested more than {MAX_DEPTH} deep")
+        if depth > max_depth:
+            raise JsonError(f"$: nested more than {max_depth} deep")
         if values > max_values:
             raise JsonError(f"$: the document has more than {max_values} values")
 
@@ -220,7 +244,16 @@ def _integer(text: str) -> int:
     # One value, one spelling.
     if text == "-0":
         raise ValueError("-0 is written 0")
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"an integer has more than {_MAX_DIGITS} digits")
     return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large")
+    return number
 
 
 def _refuse(constant: str) -> Json:
