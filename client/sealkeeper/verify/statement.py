@@ -180,11 +180,11 @@ def read_descriptor(value: Value) -> ResourceDescriptor:
     if annotations is not None and not isinstance(annotations.json, dict):
         raise JsonError(f"{annotations.path}: must be an object")
     return ResourceDescriptor(
-        _text(value, "name"),
+        read_text(value, "name"),
         read_digests(value.optional("digest")),
-        _text(value, "uri"),
-        _text(value, "mediaType"),
-        _text(value, "downloadLocation"),
+        read_text(value, "uri"),
+        read_text(value, "mediaType"),
+        read_text(value, "downloadLocation"),
         None if content is None else content.base64(_MAX_CONTENT),
         {} if annotations is None else annotations.json,
     )
@@ -220,6 +220,16 @@ def read_uri(value: Value) -> str:
     return text
 
 
+def read_text(value: Value, name: str) -> str:
+    """A member that is text of at most 4096 characters; empty where it is missing or null.
+
+    Raises:
+        JsonError: it is none.
+    """
+    one = value.optional(name)
+    return "" if one is None else one.text(_MAX_NAME)
+
+
 def place_and_text(error: JsonError) -> tuple[str, str]:
     """A JSON error's path, and what is wrong there."""
     path, _, text = str(error).partition(": ")
@@ -242,11 +252,6 @@ def _digest(value: Value, lengths: Iterable[int] | None) -> str:
         allowed = " or ".join(str(one) for one in sorted(lengths))
         raise JsonError(f"{value.path}: must be {allowed} lower-case hexadecimal digits")
     return text
-
-
-def _text(value: Value, name: str) -> str:
-    one = value.optional(name)
-    return "" if one is None else one.text(_MAX_NAME)
 
 
 def _document(subject: Subject) -> dict[str, Any]:
