@@ -17,9 +17,10 @@ from sealkeeper.verify.statement import MAX_DEPTH
 
 MAX_PROBLEMS = 10
 """Most problems of a predicate that are told."""
-_FEW = 10_000
-"""Values of a predicate for which all problems are looked for. It takes a hundred microseconds and five kilobytes each:
-of more values only the first one is told, so that a predicate in which all is wrong does no harm."""
+_FEW = 1_000
+_SHORT = 64 * 1024
+"""Values and characters of a predicate for which all problems are looked for. The validator makes all of them before it
+tells one, each with a copy of what is wrong there: of a larger predicate, only the first problem is told."""
 _PLAIN = re.compile(r"[A-Za-z_@][A-Za-z0-9_-]{0,63}")
 _LONGEST_NAME = 64
 _FIELDS = "urn:sealkeeper:predicate:fields"
@@ -38,17 +39,13 @@ def require_valid(schema: str, predicate: Mapping[str, Any]) -> None:
     values = _count(predicate)
     validator = _validator(schema)
     try:
-        if values > _FEW:
-            validator.validate(predicate)
+        if validator.is_valid(predicate):
             return
-        problems = [_problem(error) for error in islice(validator.iter_errors(predicate), MAX_PROBLEMS)]
-    except jsonschema_rs.ValidationError as error:
-        problems = [_problem(error)]
+        small = values <= _FEW and len(json.dumps(predicate)) <= _SHORT
+        (path, text), *more = _problems(validator, predicate) if small else [_first_problem(validator, predicate)]
     except UnicodeEncodeError:
-        problems = [("$", "has half of a surrogate pair, which is no character")]
-    if problems:
-        (path, text), *more = problems
-        raise PredicateError(path, text, *more)
+        raise PredicateError("$", "has half of a surrogate pair, which is no character") from None
+    raise PredicateError(path, text, *more)
 
 
 def json_path(parts: Iterable[str | int]) -> str:
@@ -88,6 +85,18 @@ def _count(predicate: Mapping[str, Any]) -> int:
         if not level:
             return values
     raise PredicateError("$", f"nested more than {MAX_DEPTH} deep")
+
+
+def _problems(validator: jsonschema_rs.Validator, predicate: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [_problem(error) for error in islice(validator.iter_errors(predicate), MAX_PROBLEMS)]
+
+
+def _first_problem(validator: jsonschema_rs.Validator, predicate: Mapping[str, Any]) -> tuple[str, str]:
+    try:
+        validator.validate(predicate)
+    except jsonschema_rs.ValidationError as error:
+        return _problem(error)
+    return "$", "does not fit its type"
 
 
 def _problem(error: jsonschema_rs.ValidationError) -> tuple[str, str]:
