@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sealkeeper.verify.errors import PredicateError
 from sealkeeper.verify.predicates import Provenance, read_predicate
 from sealkeeper.verify.statement import ResourceDescriptor
 from tests.verify.predicates.samples import PROVENANCE_V0_2, PROVENANCE_V1, SHA256
@@ -90,6 +91,16 @@ def test_version_0_2_with_no_more_than_it_must_have_is_read(invocation: object) 
     assert (found.external_parameters, found.resolved_dependencies, found.started_on) == ({}, (), None)
     # What is read is the caller's, and stays as it is.
     assert "invocation" not in least
+
+
+def test_the_invocation_is_read_by_the_name_that_builders_write() -> None:
+    # slsa-github-generator v2.0.0 writes buildInvocationID, as in-toto's Go library has it.
+    run = PROVENANCE_V1["runDetails"] | {"metadata": {"invocationID": "8791219359-1"}}
+    assert read(V1, PROVENANCE_V1 | {"runDetails": run}).invocation_id == "8791219359-1"
+    metadata = {"buildInvocationID": "8791219359-1"}
+    assert read(V0_2, PROVENANCE_V0_2 | {"metadata": metadata}).invocation_id == "8791219359-1"
+    with pytest.raises(PredicateError, match=r"^\$\.metadata\.buildInvocationID: must be string"):
+        read(V0_2, PROVENANCE_V0_2 | {"metadata": {"buildInvocationID": 1}})
 
 
 def test_times_at_the_ends_of_the_calendar_are_compared() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from importlib.metadata import distribution
 from typing import Any
 
 import pytest
@@ -82,6 +84,16 @@ def test_cyclonedx_is_read_with_what_it_says_of_vulnerabilities() -> None:
 def test_tools_of_cyclonedx_before_1_5_are_read() -> None:
     old = {"bomFormat": "CycloneDX", "specVersion": "1.2", "version": 1, "metadata": {"tools": [{"name": "t"}, {}]}}
     assert read(BOM_TYPE, old) == Sbom("CycloneDX", "1.2", "", None, ("t",), 0, 0)
+
+
+@pytest.mark.parametrize("package", ["jsonschema-rs", "cryptography", "ruff"])
+def test_the_bill_of_materials_that_a_wheel_carries_is_read(package: str) -> None:
+    # PEP 770.
+    boms = [one for one in distribution(package).files or () if ".dist-info/sboms/" in str(one)]
+    assert boms
+    for one in boms:
+        bom = read(BOM_TYPE, json.loads(one.read_text()))
+        assert bom.components > 0
 
 
 @pytest.mark.parametrize(

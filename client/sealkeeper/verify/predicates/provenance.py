@@ -87,7 +87,7 @@ def _read_v1(predicate: Value) -> Provenance:
         read_descriptors(definition.optional("resolvedDependencies")),
         read_uri(builder.member("id")),
         _object(builder, "version"),
-        "" if metadata is None else read_text(metadata, "invocationId"),
+        _invocation(metadata, "invocationId"),
         started,
         finished,
         read_descriptors(run.optional("byproducts")),
@@ -112,11 +112,18 @@ def _read_v0_2(predicate: Value) -> Provenance:
         (*dependencies, config) if config.uri or config.digests else dependencies,
         read_uri(predicate.member("builder").member("id")),
         {},
-        "" if metadata is None else read_text(metadata, "buildInvocationId"),
+        _invocation(metadata, "buildInvocationId"),
         started,
         finished,
         (),
     )
+
+
+def _invocation(metadata: Value | None, name: str) -> str:
+    # The specifications have Id; what in-toto's Go library writes, and with it most builders, has ID.
+    if metadata is None:
+        return ""
+    return read_text(metadata, name) or read_text(metadata, f"{name[:-2]}ID")
 
 
 def _object(value: Value, name: str) -> dict[str, Any]:
