@@ -196,6 +196,9 @@ def test_what_only_looks_like_half_a_surrogate_pair_is_text() -> None:
 def test_as_deep_as_allowed_is_read() -> None:
     deep = b"[" * (MAX_DEPTH - 2) + b"]" * (MAX_DEPTH - 2)
     assert parse_statement(with_predicate(b'{"a":' + deep + b"}")).predicate["a"]
+    assert parse_predicate(b'{"a":' + deep + b"}")["a"]
+    with pytest.raises(StatementError, match=r"^\$\.predicate: nested"):
+        parse_predicate(b'{"a":[' + deep + b"]}")
 
 
 def test_a_predicate_of_16_mib_is_read_and_a_byte_more_is_refused() -> None:

@@ -164,6 +164,12 @@ BAD: list[tuple[str, Place, object, str]] = [
         "$.buildDefinition.resolvedDependencies[0].digest: a member's name is no algorithm",
     ),
     (PROVENANCE, ("runDetails", "builder", "id"), "", "$.runDetails.builder.id: must match"),
+    (
+        PROVENANCE,
+        ("runDetails", "builder", "builderDependencies", 0),
+        {},
+        "$.runDetails.builder.builderDependencies[0]: must have a uri, a digest or content",
+    ),
     (PROVENANCE, ("runDetails", "builder", "version"), {"a": 1}, "$.runDetails.builder.version.a: must be string"),
     (PROVENANCE, ("runDetails", "byproducts", 0, "content"), "?", "$.runDetails.byproducts[0].content: must be base64"),
     (
@@ -300,12 +306,14 @@ def test_bad_input_is_refused_with_its_place(predicate_type: str, place: Place, 
     assert error.path == message.partition(": ")[0]
 
 
-def test_every_problem_is_told_up_to_ten() -> None:
+def test_every_problem_of_a_small_predicate_is_told_up_to_ten() -> None:
     error = refusal(TESTS, {"result": 1, "url": 2})
     assert {path for path, _ in error.problems} == {"$.result", "$.url", "$.configuration"}
     assert all(f"{path}: {text}" in str(error) for path, text in error.problems)
     many = refusal(TESTS, {"result": "PASSED", "configuration": [], "passedTests": list(range(500))})
     assert len(many.problems) == MAX_PROBLEMS
+    more = refusal(TESTS, {"result": "PASSED", "configuration": [], "passedTests": list(range(5_000))})
+    assert len(more.problems) == 1
 
 
 @pytest.mark.parametrize("predicate_type", SAMPLES)
@@ -387,8 +395,8 @@ def test_of_a_predicate_in_which_all_is_wrong_the_first_problem_is_told() -> Non
 
 
 def test_problems_that_each_have_a_long_name_do_not_take_memory_for_each_other() -> None:
-    # Each problem with a name has a copy of the object: nine gigabytes, were all of them made.
-    levels = {f"{place} {'x' * 10_000}": -1 for place in range(1_000)}
+    # Each problem with a name has a copy of the object: two gigabytes, were all of them made.
+    levels = {f"{place} {'x' * 10_000}": -1 for place in range(500)}
     error = refusal(VSA, SAMPLES[VSA] | {"dependencyLevels": levels})
     assert error.path.startswith("$.dependencyLevels")
     assert (len(error.problems), len(error.path) < 200) == (1, True)
