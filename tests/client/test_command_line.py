@@ -161,7 +161,7 @@ def test_what_follows_two_dashes_is_no_option(bundle: Path, capfd: pytest.Captur
         lambda data: b"",
         lambda data: data[: len(data) // 2],
         lambda data: b"[" * 100_000,
-        lambda data: data + b" " * (9 * 1024 * 1024),
+        lambda data: data + b" " * (24 * 1024 * 1024),
         lambda data: b"\xff" + data,
         lambda data: data.replace(b'"mediaType"', b'"mediaType": "x", "mediaType"', 1),
         lambda data: changed(data, lambda one: one.update(messageSignature=7)),

@@ -21,7 +21,7 @@ from sealkeeper.client.operations import Operation
 from sealkeeper.server.calls import MAX_REQUEST
 from sealkeeper.server.grpc_front import TRANSPORT_LIMIT
 from sealkeeper.v1 import key_pb2, log_pb2, resources_pb2, signing_pb2
-from sealkeeper.verify.bundle import MAX_BUNDLE
+from sealkeeper.verify.bundle import MAX_SENT_BUNDLE
 from tests.e2e.running import PARENT, Running
 
 MIB = 1024 * 1024
@@ -117,7 +117,7 @@ def test_verify_takes_the_largest_bundle_together_with_the_largest_message(gatew
     message = bytes(4 * MIB)
     with gateway.client("ci") as ci:
         bundle = ci.sign(key, message_content(message)).signature.bundle
-    padded = bundle + b" " * (MAX_BUNDLE - len(bundle))
+    padded = bundle + b" " * (MAX_SENT_BUNDLE - len(bundle))
     with gateway.client("verifier") as verifier:
         assert verifier.verify(padded, key, message=message).verified
         with pytest.raises(InvalidRequestError) as caught:
@@ -231,7 +231,7 @@ def test_a_stream_that_is_given_up_is_recorded(gateway: Running) -> None:
 
 def test_a_broken_bundle_of_the_largest_size_is_an_answer(gateway: Running, key: str) -> None:
     with gateway.client("verifier") as verifier:
-        answer = verifier.verify(b"[" * MAX_BUNDLE, key, digest=("SHA2_256", sha256(b"").digest()))
+        answer = verifier.verify(b"[" * MAX_SENT_BUNDLE, key, digest=("SHA2_256", sha256(b"").digest()))
     assert not answer.verified
 
 

@@ -15,7 +15,7 @@ from sealkeeper.server import calls, errors
 from sealkeeper.server.log import errors as log_errors
 from sealkeeper.server.signing import MAX_MESSAGE
 from sealkeeper.server.status import code_of
-from sealkeeper.verify.bundle import MAX_BUNDLE
+from sealkeeper.verify.bundle import MAX_SENT_BUNDLE
 
 CONTRACT = sorted(Path(next(iter(v1.__path__))).glob("*.proto"))
 CODES = {
@@ -101,6 +101,6 @@ def test_all_methods_are_looked_at() -> None:
 
 
 def test_a_request_may_be_as_long_as_its_largest_fields_together() -> None:
-    assert calls.MAX_REQUEST >= MAX_BUNDLE + MAX_MESSAGE + 32 * 1024
+    assert calls.MAX_REQUEST >= MAX_SENT_BUNDLE + MAX_MESSAGE + 32 * 1024
     text = "".join(path.read_text() for path in CONTRACT)
     assert f"{calls.MAX_REQUEST:,} bytes" in text

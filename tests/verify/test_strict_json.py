@@ -191,7 +191,7 @@ def test_a_bundle_with_a_wrong_type_anywhere_is_refused(path: list[str], value: 
 
     if path[-1] == "tlogEntries" and value == []:
         return  # an empty list is well-formed; that an entry is wanted is for the verifier to say
-    if path[-1] == "hashes" and value == []:
+    if (path[-1], value) in (("hashes", []), ("timestampVerificationData", {})):
         return
     with pytest.raises(MalformedBundleError, match=r"^\$"):
         parse_bundle(changed(signed().key_bundle, change))

@@ -18,7 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sealkeeper.client.errors import CorruptAnswerError, FieldViolation, InvalidRequestError
 from sealkeeper.v1 import key_import_pb2, key_pb2, log_pb2, provider_pb2, resources_pb2, signing_pb2, trust_pb2
 from sealkeeper.verify.artifact import MAX_MESSAGE
-from sealkeeper.verify.bundle import MAX_BUNDLE, MessageSignature, parse_bundle
+from sealkeeper.verify.bundle import MAX_SENT_BUNDLE, MessageSignature, parse_bundle
 from sealkeeper.verify.errors import VerifyError
 
 T = TypeVar("T")
@@ -138,7 +138,7 @@ def verify(
     Raises:
         InvalidRequestError: the bundle is longer than 8 MiB, or the message than 4 MiB.
     """
-    _check_size("bundle", len(bundle), MAX_BUNDLE)
+    _check_size("bundle", len(bundle), MAX_SENT_BUNDLE)
     _check_size("message", len(message or b""), MAX_MESSAGE)
     request = signing_pb2.VerifyRequest(bundle=bundle, key=key, bundle_crc32c=crc32c(bundle))
     if message is not None:

@@ -71,6 +71,14 @@ def _table() -> dict[str, Algorithm]:
 
 
 ALGORITHMS: dict[str, Algorithm] = _table()
+
+OTHERS_ALGORITHMS: dict[str, Algorithm] = {
+    # Deprecated, and what Sigstore's signers did with these curves for long.
+    name: Algorithm(name, ec.EllipticCurvePublicKey, curve, "SHA2_256")
+    for name, curve in (("PKIX_ECDSA_P384_SHA_256", "secp384r1"), ("PKIX_ECDSA_P521_SHA_256", "secp521r1"))
+}
+"""What other instances' keys may sign with, and ours do not."""
+
 _HASHES = {"SHA2_256": hashes.SHA256(), "SHA2_384": hashes.SHA384(), "SHA2_512": hashes.SHA512()}
 
 
@@ -101,6 +109,28 @@ def require_key(algorithm: Algorithm, key: object) -> PublicKey:
     if not isinstance(key, algorithm.kind) or parameter != algorithm.parameter:
         raise KeyMismatchError(f"the public key is not one for {algorithm.name}")
     return cast("PublicKey", key)
+
+
+def fitting_algorithms(key: object) -> tuple[Algorithm, ...]:
+    """Those that a public key may be for, the likeliest first; none where its kind is not supported."""
+    return tuple(one for one in (*ALGORITHMS.values(), *OTHERS_ALGORITHMS.values()) if _fits(one, key))
+
+
+def _fits(algorithm: Algorithm, key: object) -> bool:
+    try:
+        require_key(algorithm, key)
+    except KeyMismatchError:
+        return False
+    return True
+
+
+def message_verifies(algorithm: Algorithm, key: PublicKey, message: bytes, signature: bytes) -> bool:
+    """Tell whether ``signature`` is one of a message, which is hashed where the algorithm signs digests."""
+    if algorithm.signs_digest:
+        digest = hashes.Hash(_HASHES[algorithm.digest])
+        digest.update(message)
+        message = digest.finalize()
+    return signature_verifies(algorithm, key, message, signature)
 
 
 def signature_verifies(algorithm: Algorithm, key: PublicKey, payload: bytes, signature: bytes) -> bool:

@@ -17,8 +17,9 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from sealkeeper.verify.algorithms import ALGORITHMS, Algorithm, KeyMismatchError, PublicKey, require_key
+from sealkeeper.verify.algorithms import Algorithm, PublicKey, fitting_algorithms, require_key
 from sealkeeper.verify.algorithms import signature_verifies as _verifies
+from sealkeeper.verify.claims import ARC, parse_claims, utf8_string
 from sealkeeper.verify.errors import VerifyError
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ UNREADABLE = (
 """What cryptography raises for certificates that are malformed, beyond it, or not signed by who should have: KeyError,
 for example, for a TLS feature (RFC 7633) that it does not know."""
 
-_ISSUER_V1 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
-_ISSUER_V2 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
+_ISSUER_V1, _OTHER_NAME, _ISSUER_V2 = f"{ARC}.1", f"{ARC}.7", f"{ARC}.8"
 _KNOWN_CRITICAL = {
     ExtensionOID.KEY_USAGE,
     ExtensionOID.EXTENDED_KEY_USAGE,
@@ -64,9 +64,10 @@ class SignerCertificate:
         certificate: parsed.
         key: its public key.
         spki: the same as SubjectPublicKeyInfo, DER.
-        algorithms: that the key fits; more than one for RSA.
-        identity: its subject alternative name, a URI or an email address.
+        algorithms: that the key fits, the likeliest first; more than one for RSA, P-384 and P-521.
+        identity: its subject alternative name: a URI, an email address, or another name of Fulcio's (a user name).
         issuer: who vouched for the identity: Fulcio's extension 8, or 1; empty where there is none.
+        claims: what else Fulcio certified, by the names of ``claims.CLAIMS`` and ``claims.OLDER_CLAIMS``.
     """
 
     der: bytes
@@ -76,6 +77,7 @@ class SignerCertificate:
     algorithms: tuple[Algorithm, ...]
     identity: str
     issuer: str
+    claims: Mapping[str, str]
 
 
 def parse_signer_certificate(der: bytes) -> SignerCertificate:
@@ -89,8 +91,10 @@ def parse_signer_certificate(der: bytes) -> SignerCertificate:
         require_readable(certificate)
         extensions, key = certificate.extensions, certificate.public_key()
         _require_signer(extensions)
-        algorithms = tuple(one for one in ALGORITHMS.values() if _fits(one, key))
-        identity, issuer = _identity(extensions), _issuer(extensions)
+        algorithms = fitting_algorithms(key)
+        texts = _unrecognized(extensions)
+        identity, issuer = _identity(extensions), _issuer(texts)
+        claims = parse_claims(texts, issuer)
     except UNREADABLE:
         raise CertificateError("the certificate is malformed") from None
     except x509.ExtensionNotFound as error:
@@ -98,7 +102,8 @@ def parse_signer_certificate(der: bytes) -> SignerCertificate:
     if not algorithms:
         raise CertificateError("the certificate's key is of a kind that is not supported")
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return SignerCertificate(der, certificate, require_key(algorithms[0], key), spki, algorithms, identity, issuer)
+    key = require_key(algorithms[0], key)
+    return SignerCertificate(der, certificate, key, spki, algorithms, identity, issuer, claims)
 
 
 def require_readable(certificate: x509.Certificate) -> None:
@@ -109,14 +114,6 @@ def require_readable(certificate: x509.Certificate) -> None:
     """
     _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
     _ = certificate.extensions, certificate.public_key()
-
-
-def _fits(algorithm: Algorithm, key: object) -> bool:
-    try:
-        require_key(algorithm, key)
-    except KeyMismatchError:
-        return False
-    return True
 
 
 def _require_known(extensions: x509.Extensions) -> None:
@@ -136,27 +133,27 @@ def _require_signer(extensions: x509.Extensions) -> None:
             raise CertificateError("the certificate is an authority's")
 
 
+def _unrecognized(extensions: x509.Extensions) -> Mapping[str, bytes]:
+    found = [one for one in extensions if isinstance(one.value, x509.UnrecognizedExtension)]
+    return {one.oid.dotted_string: one.value.value for one in found}
+
+
 def _identity(extensions: x509.Extensions) -> str:
     names = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    if len(names) != 1 or not isinstance(names[0], x509.UniformResourceIdentifier | x509.RFC822Name):
-        raise CertificateError("the certificate needs exactly one subject alternative name, a URI or an email address")
-    return names[0].value
+    if len(names) == 1 and isinstance(names[0], x509.UniformResourceIdentifier | x509.RFC822Name):
+        return names[0].value
+    if len(names) == 1 and isinstance(names[0], x509.OtherName) and names[0].type_id.dotted_string == _OTHER_NAME:
+        return utf8_string(names[0].value, _OTHER_NAME)
+    raise CertificateError(
+        "the certificate needs exactly one subject alternative name: a URI, an email address, or another name of "
+        f"the type {_OTHER_NAME}"
+    )
 
 
-def _issuer(extensions: x509.Extensions) -> str:
-    found = {one.oid: one.value for one in extensions if isinstance(one.value, x509.UnrecognizedExtension)}
-    if _ISSUER_V2 in found:
-        return _utf8_string(found[_ISSUER_V2].value)
-    return found[_ISSUER_V1].value.decode() if _ISSUER_V1 in found else ""
-
-
-def _utf8_string(der: bytes) -> str:
-    # A DER UTF8String of up to 255 bytes: tag 0x0C, length (X.690 section 8.1.3), text.
-    if len(der) >= 2 and der[0] == 0x0C and der[1] < 0x80 and len(der) == 2 + der[1]:
-        return der[2:].decode()
-    if len(der) >= 3 and der[:2] == b"\x0c\x81" and der[2] >= 0x80 and len(der) == 3 + der[2]:
-        return der[3:].decode()
-    raise CertificateError("the certificate's issuer extension is not a DER UTF8String")
+def _issuer(extensions: Mapping[str, bytes]) -> str:
+    if _ISSUER_V2 in extensions:
+        return utf8_string(extensions[_ISSUER_V2], _ISSUER_V2)
+    return extensions[_ISSUER_V1].decode() if _ISSUER_V1 in extensions else ""
 
 
 def require_authority(certificate: x509.Certificate) -> None:
@@ -189,21 +186,31 @@ def verify_chain(signer: SignerCertificate, authorities: tuple[Authority, ...], 
     Raises:
         CertificateError: none of them issued it, or a certificate was not valid at the moment.
     """
+    problem = CertificateError("no trusted authority issued the certificate")
     for authority in authorities:
         issuer = authority.chain[0]
         if not _issued_by(signer.certificate, issuer):
             continue
-        _require_path(authority)
-        for one in (signer.certificate, *authority.chain):
-            if not one.not_valid_before_utc <= moment <= one.not_valid_after_utc:
-                raise CertificateError(
-                    f"a certificate of the chain is valid from {one.not_valid_before_utc.isoformat()} "
-                    f"to {one.not_valid_after_utc.isoformat()}, the signature is of {moment.isoformat()}"
-                )
-        if not authority.validity.covers(moment):
-            raise CertificateError(f"the authority is trusted from {authority.validity} only")
+        try:
+            _require_path(authority)
+            _require_dates(signer, authority, moment)
+        except CertificateError as error:
+            # The same authority may be there again, for another time.
+            problem = error
+            continue
         return issuer
-    raise CertificateError("no trusted authority issued the certificate")
+    raise problem
+
+
+def _require_dates(signer: SignerCertificate, authority: Authority, moment: datetime) -> None:
+    for one in (signer.certificate, *authority.chain):
+        if not one.not_valid_before_utc <= moment <= one.not_valid_after_utc:
+            raise CertificateError(
+                f"a certificate of the chain is valid from {one.not_valid_before_utc.isoformat()} "
+                f"to {one.not_valid_after_utc.isoformat()}, the signature is of {moment.isoformat()}"
+            )
+    if not authority.validity.covers(moment):
+        raise CertificateError(f"the authority is trusted from {authority.validity} only")
 
 
 def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

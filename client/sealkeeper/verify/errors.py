@@ -13,7 +13,7 @@ class VerifyError(Exception):
 
 
 class MalformedBundleError(VerifyError):
-    """The bundle is not what the Sigstore bundle v0.3 format allows."""
+    """The bundle is not what the Sigstore bundle format allows, v0.1 to v0.3."""
 
     reason = "BUNDLE_MALFORMED"
 

@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from sealkeeper.verify.algorithms import ALGORITHMS, Algorithm, KeyMismatchError, message_verifies, require_key
 from sealkeeper.verify.errors import NoteError
 
 MAX_NOTE = 1024 * 1024
@@ -159,31 +160,48 @@ def signature_line(name: str, key_id: bytes, signature: bytes) -> str:
     return f"{_DASH}{name} {base64.b64encode(key_id + signature).decode()}\n"
 
 
+_NOTE_KEYS = (ed25519.Ed25519PublicKey, ec.EllipticCurvePublicKey, rsa.RSAPublicKey)
+
+
+def _algorithm(key: object) -> Algorithm:
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return ALGORITHMS["PKIX_ED25519"]
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        return ALGORITHMS["PKIX_ECDSA_P256_SHA_256"]
+    raise NoteError("notes are signed with Ed25519 or ECDSA P-256 keys only")
+
+
 class NoteVerifier:
     """Checks notes against one key.
 
     Args:
         name: of the key; for a checkpoint, the log's origin.
-        spki: Ed25519 or ECDSA P-256 public key, SubjectPublicKeyInfo DER.
+        spki: public key, SubjectPublicKeyInfo DER.
+        algorithm: of its signatures; without it, the key is an Ed25519 or ECDSA P-256 key.
+        log_id: untruncated key id, where that is another than the key's kind has it.
 
     Raises:
         NoteError: the key is of another kind, or its name is no text.
     """
 
-    def __init__(self, name: str, spki: bytes) -> None:
+    def __init__(self, name: str, spki: bytes, algorithm: Algorithm | None = None, log_id: bytes | None = None) -> None:
         try:
             key = serialization.load_der_public_key(spki)
         except (ValueError, UnsupportedAlgorithm):
             raise NoteError("the note's key cannot be read") from None
         self.name = _utf8(name, "name of the note's key")
-        self._key: ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
-        if isinstance(key, ed25519.Ed25519PublicKey):
-            self.log_id = log_id_ed25519(name, key.public_bytes_raw())
-        elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
-            self.log_id = sha256(spki).digest()
-        else:
-            raise NoteError("notes are signed with Ed25519 or ECDSA P-256 keys only")
-        self._key = key
+        self._algorithm = _algorithm(key) if algorithm is None else algorithm
+        try:
+            self._key = require_key(self._algorithm, key)
+        except KeyMismatchError as error:
+            raise NoteError(str(error)) from None
+        if not isinstance(self._key, _NOTE_KEYS) or self._algorithm.pss:
+            raise NoteError(f"notes are not signed with {self._algorithm.name}")
+        self.log_id = log_id or (
+            log_id_ed25519(name, self._key.public_bytes_raw())
+            if isinstance(self._key, ed25519.Ed25519PublicKey)
+            else sha256(spki).digest()
+        )
         self.key_id = self.log_id[:4]
 
     @classmethod
@@ -233,10 +251,5 @@ class NoteVerifier:
             self._verify_one(note.text.encode(), one.signature)
 
     def _verify_one(self, text: bytes, signature: bytes) -> None:
-        try:
-            if isinstance(self._key, ed25519.Ed25519PublicKey):
-                self._key.verify(signature, text)
-            else:
-                self._key.verify(signature, text, ec.ECDSA(hashes.SHA256()))
-        except InvalidSignature:
-            raise NoteError(f"the note's signature by {self.name} is wrong") from None
+        if not message_verifies(self._algorithm, self._key, text, signature):
+            raise NoteError(f"the note's signature by {self.name} is wrong")

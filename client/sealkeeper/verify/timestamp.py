@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -13,13 +14,24 @@ from sealkeeper.verify.errors import VerifyError
 from sealkeeper.verify.trust import Authority
 
 if TYPE_CHECKING:
-    from rfc3161_client import Verifier
+    from rfc3161_client import TimeStampResponse, Verifier
+
+# The arc of SHA-2 (NIST's computer security objects register).
+_IMPRINTS = {
+    "2.16.840.1.101.3.4.2.1": hashlib.sha256,
+    "2.16.840.1.101.3.4.2.2": hashlib.sha384,
+    "2.16.840.1.101.3.4.2.3": hashlib.sha512,
+}
 
 
 class TimestampError(VerifyError):
-    """No trusted authority timestamped the signature."""
+    """A timestamp is malformed or of something else than the signature."""
 
     reason = "TIMESTAMP_INVALID"
+
+
+class UntrustedTimestampError(TimestampError):
+    """No authority that is trusted, at that time, made the timestamp."""
 
 
 def verify_timestamp(response: bytes, message: bytes, authorities: tuple[Authority, ...]) -> datetime:
@@ -34,10 +46,12 @@ def verify_timestamp(response: bytes, message: bytes, authorities: tuple[Authori
         The time, UTC.
 
     Raises:
-        TimestampError: malformed, of something else, or of nobody trusted at that time.
+        TimestampError: malformed, or of something else.
+        UntrustedTimestampError: of nobody trusted at that time.
     """
     from rfc3161_client import VerificationError, decode_timestamp_response
 
+    _require_imprint(response, message)
     problem = "no timestamp authority is trusted"
     for authority in authorities:
         try:
@@ -53,7 +67,21 @@ def verify_timestamp(response: bytes, message: bytes, authorities: tuple[Authori
         if authority.validity.covers(moment):
             return moment
         problem = f"its authority is trusted from {authority.validity} only"
-    raise TimestampError(problem)
+    raise UntrustedTimestampError(problem)
+
+
+def _require_imprint(response: bytes, message: bytes) -> None:
+    from rfc3161_client import decode_timestamp_response
+
+    try:
+        parsed: TimeStampResponse = decode_timestamp_response(response)
+        imprint = parsed.tst_info.message_imprint
+        hashed = _IMPRINTS[imprint.hash_algorithm.dotted_string](message).digest()
+        same = imprint.message == hashed
+    except UNREADABLE:
+        raise TimestampError("the timestamp is malformed, or not of a SHA-2 digest") from None
+    if not same:
+        raise TimestampError("the timestamp is of something else than the signature")
 
 
 @lru_cache(maxsize=64)

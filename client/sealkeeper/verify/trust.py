@@ -30,8 +30,18 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from sealkeeper.verify.algorithms import ALGORITHMS, Algorithm, PublicKey, load_public_key
+from sealkeeper.verify.algorithms import (
+    ALGORITHMS,
+    OTHERS_ALGORITHMS,
+    Algorithm,
+    KeyMismatchError,
+    PublicKey,
+    load_public_key,
+)
 from sealkeeper.verify.certificate import (
     UNREADABLE,
     require_authority,
@@ -39,7 +49,8 @@ from sealkeeper.verify.certificate import (
     signs_certificate_timestamps,
 )
 from sealkeeper.verify.errors import NoteError, TrustRootError, VerifyError
-from sealkeeper.verify.note import NoteVerifier
+from sealkeeper.verify.note import NoteVerifier, log_id_ed25519
+from sealkeeper.verify.public_good import read_public_good
 from sealkeeper.verify.strict_json import JsonError, Value
 
 MEDIA_TYPES = (
@@ -75,13 +86,15 @@ class Validity:
 
 @dataclass(frozen=True, slots=True)
 class TransparencyLog:
-    """A log; ``origin`` is the host name of its base URL, ``verifier`` checks its checkpoints."""
+    """A log; ``origin`` is the host name of its base URL, ``verifier`` checks its checkpoints, ``key`` its promises."""
 
     base_url: str
     origin: str
     log_id: bytes
     verifier: NoteVerifier
     validity: Validity
+    algorithm: Algorithm
+    key: PublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +233,17 @@ class TrustRoot:
         given = keys.exists() or keys.is_symlink()
         return cls.from_json(_file(directory / "trusted_root.json"), _file(keys) if given else None)
 
+    @classmethod
+    def public_good(cls) -> TrustRoot:
+        """Sigstore's public-good instance, as the installed ``sigstore`` package (extra ``sigstore``) has it embedded.
+
+        It is as old as that package: who needs what was changed since then fetches the root by TUF.
+
+        Raises:
+            TrustRootError: the package is not installed, or has none that can be read.
+        """
+        return cls.from_json(read_public_good())
+
 
 def _file(path: Path) -> bytes:
     try:
@@ -271,23 +295,38 @@ def _by_id(values: list[Value], parse: Callable[[Value], _T], key: Callable[[_T]
 
 
 def _log(value: Value) -> TransparencyLog:
-    members, spki, _ = _log_members(value)
+    members, spki, algorithm, key = _log_members(value)
     base_url, origin = _base_url(members["baseUrl"])
+    log_id = _log_id(members["logId"], origin, spki, key)
+    checkpoints = members.get("checkpointKeyId")
+    note_id = _log_id(checkpoints, origin, spki, key) if checkpoints is not None else log_id
+    try:
+        verifier = NoteVerifier(origin, spki, algorithm, note_id)
+    except NoteError as error:
+        raise JsonError(f"{members['publicKey'].path}: {error}") from None
+    return TransparencyLog(base_url, origin, log_id, verifier, _log_validity(members), algorithm, key)
+
+
+def _log_id(value: Value, origin: str, spki: bytes, key: PublicKey) -> bytes:
+    """As RFC 6962 section 3.2 has it, or C2SP's signed notes for Ed25519, untruncated."""
+    allowed = [sha256(spki).digest()]
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        allowed.append(log_id_ed25519(origin, key.public_bytes_raw()))
+    found = value.members({"keyId"})["keyId"]
+    if found.base64(64) not in allowed:
+        raise JsonError(f"{found.path}: is not that of the key and the host name of baseUrl")
+    return found.base64(64)
+
+
+def _log_validity(members: dict[str, Value]) -> Validity:
     validity = _validity(members["publicKey"].member("validFor"))
     if validity.start is None:
         raise JsonError(f"{members['publicKey'].path}.validFor: start is missing")
-    try:
-        verifier = NoteVerifier(origin, spki)
-    except NoteError as error:
-        raise JsonError(f"{members['publicKey'].path}: {error}") from None
-    log_id = members["logId"].members({"keyId"})["keyId"]
-    if log_id.base64(64) != verifier.log_id:
-        raise JsonError(f"{log_id.path}: is not that of the key and the host name of baseUrl")
-    return TransparencyLog(base_url, origin, verifier.log_id, verifier, validity)
+    return validity
 
 
 def _ct_log(value: Value) -> CertificateTransparencyLog:
-    members, spki, algorithm = _log_members(value)
+    members, spki, algorithm, key = _log_members(value)
     if not signs_certificate_timestamps(algorithm):
         raise JsonError(
             f"{members['publicKey'].path}.keyDetails: certificate timestamps are signed with ECDSA on P-256 or "
@@ -303,8 +342,8 @@ def _ct_log(value: Value) -> CertificateTransparencyLog:
         sha256(spki).digest(),
         spki,
         algorithm,
-        load_public_key(algorithm, spki),
-        _validity(members["publicKey"].member("validFor")),
+        key,
+        _log_validity(members),
     )
 
 
@@ -319,17 +358,35 @@ def _base_url(value: Value) -> tuple[str, str]:
     return url, origin
 
 
-def _log_members(value: Value) -> tuple[dict[str, Value], bytes, Algorithm]:
+def _log_members(value: Value) -> tuple[dict[str, Value], bytes, Algorithm, PublicKey]:
     members = value.members({"baseUrl", "hashAlgorithm", "publicKey", "logId"}, {"operator", "checkpointKeyId"})
     if members["hashAlgorithm"].text() != "SHA2_256":
         raise JsonError(f"{value.path}.hashAlgorithm: must be SHA2_256")
-    spki, algorithm = _public_key(members["publicKey"])
-    return members, spki, algorithm
+    key = members["publicKey"].members({"rawBytes", "keyDetails", "validFor"})
+    spki, algorithm = _older_rsa_key(key) or _public_key(members["publicKey"], ALGORITHMS | OTHERS_ALGORITHMS)
+    try:
+        return members, spki, algorithm, load_public_key(algorithm, spki)
+    except KeyMismatchError as error:
+        raise JsonError(f"{members['publicKey'].path}: {error}") from None
 
 
-def _public_key(value: Value) -> tuple[bytes, Algorithm]:
+def _older_rsa_key(members: dict[str, Value]) -> tuple[bytes, Algorithm] | None:
+    """An RSA key whose details do not say its length, PKCS #1 or PKIX, as logs of 2021 have it."""
+    if members["keyDetails"].text(64) not in ("PKCS1_RSA_PKCS1V5", "PKIX_RSA_PKCS1V5"):
+        return None
+    try:
+        key = load_der_public_key(members["rawBytes"].base64())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    algorithm = ALGORITHMS.get(f"PKIX_RSA_PKCS1V15_{getattr(key, 'key_size', 0)}_SHA256")
+    if not isinstance(key, rsa.RSAPublicKey) or algorithm is None:
+        raise JsonError(f"{members['rawBytes'].path}: not an RSA key of 2048, 3072 or 4096 bits")
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), algorithm
+
+
+def _public_key(value: Value, known: Mapping[str, Algorithm] = ALGORITHMS) -> tuple[bytes, Algorithm]:
     members = value.members({"rawBytes", "keyDetails", "validFor"})
-    algorithm = ALGORITHMS.get(members["keyDetails"].text(64))
+    algorithm = known.get(members["keyDetails"].text(64))
     if algorithm is None:
         raise JsonError(f"{members['keyDetails'].path}: not a known algorithm")
     return members["rawBytes"].base64(), algorithm
@@ -344,7 +401,7 @@ def _validity(value: Value) -> Validity:
 
 
 def _authority(value: Value, least: int) -> Authority:
-    members = value.members({"subject", "uri", "certChain", "validFor"}, {"operator"})
+    members = value.members({"subject", "certChain", "validFor"}, {"uri", "operator"})
     certificates = members["certChain"].members({"certificates"})["certificates"].items(10, least)
     chain = tuple(_certificate(one.members({"rawBytes"})["rawBytes"]) for one in certificates)
     for below, above in itertools.pairwise(chain):
@@ -353,7 +410,7 @@ def _authority(value: Value, least: int) -> Authority:
             require_authority(above)
         except (*UNREADABLE, VerifyError) as error:
             raise JsonError(f"{members['certChain'].path}: {error or 'one does not certify the other'}") from None
-    return Authority(members["uri"].text(), chain, _validity(members["validFor"]))
+    return Authority(members["uri"].text() if "uri" in members else "", chain, _validity(members["validFor"]))
 
 
 def _certificate(value: Value) -> x509.Certificate:

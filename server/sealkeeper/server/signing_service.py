@@ -42,7 +42,7 @@ from sealkeeper.server.translation import algorithm_value, crc32c, hash_name
 from sealkeeper.server.trust import Trust
 from sealkeeper.v1 import resources_pb2, signing_pb2, signing_pb2_grpc
 from sealkeeper.verify import Artifact, Policy, TrustRoot, VerificationResult, verify
-from sealkeeper.verify.bundle import MAX_BUNDLE
+from sealkeeper.verify.bundle import MAX_SENT_BUNDLE
 
 _DIGEST_LENGTHS = {"SHA2_256": 32, "SHA2_384": 48, "SHA2_512": 64}
 _PAYLOAD_TYPE = re.compile(r"[\x20-\x7e]{1,256}")
@@ -141,8 +141,10 @@ class SigningService(signing_pb2_grpc.SigningServiceServicer):
         """Verify a bundle against this gateway's trust root."""
         name = parse_key_name(request.key, "key")
         principal = current_call().authorize(Action.VERIFY, name)
-        if len(request.bundle) > MAX_BUNDLE:
-            raise InvalidRequestError.of("bundle", f"has {len(request.bundle)} bytes; at most {MAX_BUNDLE} are allowed")
+        if len(request.bundle) > MAX_SENT_BUNDLE:
+            raise InvalidRequestError.of(
+                "bundle", f"has {len(request.bundle)} bytes; at most {MAX_SENT_BUNDLE} are allowed"
+            )
         if request.HasField("bundle_crc32c") and crc32c(request.bundle) != request.bundle_crc32c:
             raise _checksum_mismatch("bundle_crc32c")
         artifact = _artifact(request)

@@ -17,6 +17,25 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The trust root: what verifiers trust.", epilog=EXIT_CODES)
 _FILES = ("trusted_root", "keys", "signing_config")
+PUBLIC_GOOD = "public-good"
+"""What is trusted by this name is Sigstore's public-good instance; a folder of that name is ``./public-good``."""
+
+
+def trust_root(place: Path) -> TrustRoot:
+    """What is trusted: a folder that ``trust export`` wrote, a ``trusted_root.json``, or ``PUBLIC_GOOD``.
+
+    Raises:
+        TrustRootError: it cannot be read, or is not what it should be.
+    """
+    from sealkeeper.verify import TrustRoot
+    from sealkeeper.verify.trust import MAX_DOCUMENT
+
+    if str(place) == PUBLIC_GOOD:
+        return TrustRoot.public_good()
+    if not place.is_file():
+        return TrustRoot.from_directory(place)
+    with place.open("rb") as file:
+        return TrustRoot.from_json(file.read(MAX_DOCUMENT + 1))
 
 
 @app.command()
@@ -70,13 +89,13 @@ def _changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
 
 @app.command()
 def show(
-    directory: Annotated[Path, typer.Argument(help="Folder that sealkeeper trust export wrote.")] = Path("trust"),
+    directory: Annotated[
+        Path, typer.Argument(help="Folder that sealkeeper trust export wrote, a trusted_root.json, or public-good.")
+    ] = Path("trust"),
     json_output: Json = False,
 ) -> None:
     """Show who is trusted, and for how long."""
-    from sealkeeper.verify import TrustRoot
-
-    root = TrustRoot.from_directory(directory)
+    root = trust_root(directory)
     rows: list[tuple[str, str, str, str, Validity]] = [
         ("log", log.origin, "", log.log_id.hex()[:16], log.validity) for log in root.logs.values()
     ]

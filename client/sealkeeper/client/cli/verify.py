@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,10 +26,17 @@ def verify(
         Path | None, typer.Option("--bundle", "-b", help="Its bundle [default: FILE.sigstore.json]")
     ] = None,
     trust: Annotated[
-        Path, typer.Option(envvar="SEALKEEPER_TRUST", help="Folder that sealkeeper trust export wrote.")
+        Path,
+        typer.Option(
+            envvar="SEALKEEPER_TRUST",
+            help="Folder that sealkeeper trust export wrote, any instance's trusted_root.json, or public-good.",
+        ),
     ] = Path("trust"),
     digest: Annotated[str | None, typer.Option(help="sha256:HEX, sha384:… or sha512:… instead of FILE.")] = None,
     key: Annotated[str | None, typer.Option(help="Key that must have signed: tenants/T/keys/NAME.")] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Public key that must have signed, PEM or DER: of a key that no gateway has.")
+    ] = None,
     identity: Annotated[str | None, typer.Option(help="Name that the certificate must have, exactly.")] = None,
     issuer: Annotated[str | None, typer.Option(help="Issuer of that identity, exactly.")] = None,
     any_signer: Annotated[
@@ -37,18 +45,23 @@ def verify(
     json_output: Json = False,
 ) -> None:
     """Verify a bundle offline, step by step."""
-    from sealkeeper.verify import Policy, TrustRoot
+    from sealkeeper.client.cli.input_files import read_public_key
+    from sealkeeper.client.cli.trust import trust_root
+    from sealkeeper.verify import Policy
     from sealkeeper.verify import verify as verify_bundle
 
     if file is not None and digest is not None:
         raise typer.BadParameter("give FILE or --digest, not both", param_hint="--digest")
-    if key is None and identity is None and not any_signer:
-        raise typer.BadParameter("who must have signed? Give --key, or --identity with --issuer", param_hint="--key")
+    if key is None and identity is None and public_key is None and not any_signer:
+        raise typer.BadParameter(
+            "who must have signed? Give --key, --public-key, or --identity with --issuer", param_hint="--key"
+        )
     name = options_of(context).key_name(key) if key is not None else None
-    policy = Policy(key=name, identity=identity, issuer=issuer, any_signer=any_signer)
+    pinned = read_public_key(public_key, "--public-key") if public_key is not None else None
+    policy = Policy(key=name, identity=identity, issuer=issuer, any_signer=any_signer, public_key=pinned)
     size = _size(file)
     data = _read_bundle(file, bundle)
-    root = TrustRoot.from_directory(trust)
+    root = trust_root(trust)
     with progress(f"hashing {file}", size, quiet=json_output) as advance:
         result = verify_bundle(data, _artifact(file, digest, advance), root, policy)
     _report(result, policy, as_json=json_output)
@@ -110,6 +123,11 @@ def _report(result: VerificationResult, policy: Policy, *, as_json: bool) -> Non
                 "keyVersion": result.key_name or None,
                 "identity": result.identity or None,
                 "issuer": result.issuer or None,
+                "claims": dict(result.claims),
+                "bundleVersion": result.bundle_version or None,
+                "material": result.material or None,
+                "keyDetails": result.key_details or None,
+                "publicKeySha256": sha256(result.public_key).hexdigest() if result.public_key else None,
                 "log": result.log_origin or None,
                 "logIndex": result.log_index,
             }
@@ -118,7 +136,7 @@ def _report(result: VerificationResult, policy: Policy, *, as_json: bool) -> Non
     for step in result.steps:
         print_text(f"{mark(step.passed)} {step.name:22} {printable(step.detail)}")
     if result.verified:
-        who = result.identity or result.key_name
+        who = result.identity or result.key_name or "the public key given"
         print_text(
             f"verified: signed by {printable(who)}" + (" (any signer was accepted)" if policy.any_signer else "")
         )
