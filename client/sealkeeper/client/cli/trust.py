@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="The trust root: what verifiers trust.", epilog=EXIT_CODES)
 _FILES = ("trusted_root", "keys", "signing_config")
 PUBLIC_GOOD = "public-good"
-"""What is trusted by this name is Sigstore's public-good instance; a folder of that name is ``./public-good``."""
+"""What is trusted by this name is Sigstore's public-good instance; a folder of that name is given by its whole path."""
 
 
 def trust_root(place: Path) -> TrustRoot:
