@@ -204,11 +204,11 @@ def _signed_by_another(document: Any) -> None:
     entry["inclusionPromise"]["signedEntryTimestamp"] = b64(other.sign_as_rekor_v1(rfc8785.dumps(payload)))
 
 
-def _checkpoint(**options: Any) -> Callable[[Any], None]:
+def _checkpoint(root: bytes | None = None, origin: str = "", *, v2: bool = False) -> Callable[[Any], None]:
     def change(document: Any) -> None:
         proof = _entry(document)["inclusionProof"]
-        root, v2 = b64decode(proof["rootHash"]), options.pop("v2", False)
-        proof["checkpoint"]["envelope"] = INSTANCE.checkpoint(options.pop("root", root), v2=v2, **options)
+        signed_root = b64decode(proof["rootHash"]) if root is None else root
+        proof["checkpoint"]["envelope"] = INSTANCE.checkpoint(signed_root, v2=v2, origin=origin)
 
     return change
 
@@ -382,7 +382,9 @@ BODIES = [
     ),
     Wrong("no envelope", DSSE, lambda b: b["spec"].pop("envelopeHash"), "log-entry", "envelopeHash"),
     Wrong("payload", INTOTO, lambda b: _at(b, "spec", "content").update(payloadHash=ZEROS), "log-entry", DIGEST),
-    Wrong("signature", INTOTO, lambda b: _flip(_at(b, *TWO), "sig"), "log-entry", SIGNATURE),
+    Wrong(
+        "signature", INTOTO, lambda b: _at(b, *TWO).update(sig=b64(b64(b"another").encode())), "log-entry", SIGNATURE
+    ),
     Wrong("signature once", INTOTO, lambda b: _at(b, *TWO).update(sig=b64(b"x")), "log-entry", SIGNATURE),
     Wrong("signer", INTOTO, lambda b: _pem_of_another(_at(b, *TWO), "publicKey"), "log-entry", SIGNER),
     Wrong("payload type", INTOTO, lambda b: _at(b, *ENVELOPE).update(payloadType="x"), "log-entry", "payload type"),
@@ -396,6 +398,77 @@ def test_an_entry_of_something_else_fails_although_it_is_logged(wrong: Wrong) ->
     result = check(INSTANCE.bundle(wrong.shape, change_body=wrong.change), wrong.shape)
     assert failed_step(result) == wrong.step
     assert wrong.text in result.steps[-1].detail
+
+
+def _spoiled() -> list[tuple[str, Wrong, Any]]:
+    """Everything wrong from above: a name, what it is, and the bundle."""
+    found = []
+    for wrong in DOCUMENTS:
+        document = INSTANCE.bundle(wrong.shape)
+        wrong.change(document)
+        found.append((wrong.what, wrong, document))
+    for wrong in BODIES:
+        document = INSTANCE.bundle(wrong.shape, change_body=wrong.change)
+        found.append((f"{wrong.shape.kind} {wrong.shape.kind_version}: {wrong.what}", wrong, document))
+    return found
+
+
+# It takes the tree's size from the checkpoint, does not look at the checkpoint's origin, at Rekor v2's index, time and
+# promise, at a promise without a time, or at members that it does not know.
+PYTHON_LETS_PASS = {
+    "time in Rekor v2",
+    "promise in Rekor v2",
+    "no promised time",
+    "index in Rekor v2",
+    "checkpoint's origin",
+    "checkpoint of a longer name",
+    "checkpoint of a name alone",
+    "tree id in Rekor v2",
+    "tree size",
+    "hashedrekord 0.0.1: more",
+    "hashedrekord 0.0.1: more beside",
+    "dsse 0.0.1: envelope",
+}
+# Beyond that, it finds the log by its checkpoint, and compares neither the signer that an entry names, nor the kind of
+# material with the version of the bundle.
+JS_LETS_PASS = (PYTHON_LETS_PASS - {"promise in Rekor v2", "no promised time"}) | {
+    "version",
+    "certificate in v0.2",
+    "certificate in v0.1",
+    "keyid",
+    "log",
+    "checkpoint of another log",
+    "root hash",
+    "hashedrekord 0.0.1: algorithm",
+    "hashedrekord 0.0.1: signer",
+    "hashedrekord 0.0.1: key",
+    "hashedrekord 0.0.2: details",
+    "dsse 0.0.1: signer",
+    "dsse 0.0.1: no envelope",
+    "intoto 0.0.2: signer",
+    "intoto 0.0.2: payload type",
+    "intoto 0.0.2: keyid",
+    "intoto 0.0.2: payload within",
+}
+
+
+def test_sigstore_python_refuses_nearly_all_of_that_too() -> None:
+    known = [one for one in _spoiled() if one[1].shape.certificate and one[1].shape.kind != "intoto"]
+    passed = {name for name, one, document in known if refusal_of_sigstore_python(_job(document, one.shape)) is None}
+    assert passed <= PYTHON_LETS_PASS
+
+
+def test_sigstore_js_refuses_most_of_that_too() -> None:
+    wrong = _spoiled()
+    answers = refusals_of_sigstore_js([_job(document, one.shape) for _, one, document in wrong])
+    assert {one[0] for one, answer in zip(wrong, answers, strict=True) if answer is None} <= JS_LETS_PASS
+
+
+def test_every_step_has_something_that_fails_it_alone() -> None:
+    steps = {step.name for shape in SHAPES for step in check(INSTANCE.bundle(shape), shape).steps}
+    failed = {wrong.step for wrong in DOCUMENTS + BODIES} | {step for _, step in CERTIFICATES}
+    # A key whose name or public key is not the policy's; see test_a_pinned_key_that_the_gateway_knows_...
+    assert steps - failed == {"key-policy"}
 
 
 @pytest.mark.parametrize("shape", [V1, KEY, DSSE, INTOTO], ids=str)
@@ -546,6 +619,7 @@ CERTIFICATES: list[tuple[Callable[[], x509.Certificate], str]] = [
     (lambda: INSTANCE.certify(texts={8: ISSUER.encode()}), "material"),
     (lambda: INSTANCE.certify(texts={8: utf8(ISSUER), 12: b"no DER"}), "material"),
     (lambda: INSTANCE.certify(texts={8: utf8(ISSUER) + b"\0"}), "material"),
+    (lambda: INSTANCE.certify(texts={8: utf8(ISSUER), 1: b"https://other.example"}), "material"),
     (lambda: INSTANCE.certify(texts={8: utf8(ISSUER), 2: b"\xff"}), "material"),
     (lambda: INSTANCE.certify(stamped=False), "certificate-timestamp"),
     (lambda: INSTANCE.certify(stamp_time=NOW - timedelta(days=400)), "certificate-timestamp"),

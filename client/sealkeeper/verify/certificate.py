@@ -151,9 +151,14 @@ def _identity(extensions: x509.Extensions) -> str:
 
 
 def _issuer(extensions: Mapping[str, bytes]) -> str:
-    if _ISSUER_V2 in extensions:
-        return utf8_string(extensions[_ISSUER_V2], _ISSUER_V2)
-    return extensions[_ISSUER_V1].decode() if _ISSUER_V1 in extensions else ""
+    older = extensions[_ISSUER_V1].decode() if _ISSUER_V1 in extensions else ""
+    if _ISSUER_V2 not in extensions:
+        return older
+    issuer = utf8_string(extensions[_ISSUER_V2], _ISSUER_V2)
+    # Fulcio writes the same twice; verifiers that read one each must not see two issuers.
+    if _ISSUER_V1 in extensions and older != issuer:
+        raise CertificateError("the certificate names two issuers of its identity")
+    return issuer
 
 
 def require_authority(certificate: x509.Certificate) -> None:
