@@ -218,6 +218,13 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that goes away is what tests are about."""
+
+
 def _unknown(code: str) -> Reply:
     return Reply(404, json.dumps({"errors": [{"code": code, "message": "secret words of the registry"}]}).encode())
 
@@ -265,8 +272,7 @@ def scripted_registry(tls: tuple[Path, Path] | None = None) -> Iterator[Scripted
         pass
 
     _Handler.registry = registry
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _Handler)
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*tls)

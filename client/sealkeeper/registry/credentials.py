@@ -204,7 +204,9 @@ def _entry(entry: Json, place: str) -> Credentials | None:
 
 
 def _members(config: Mapping[str, Json], name: str, file: Path) -> dict[str, Json]:
-    value = config.get(name) or {}
+    value = config.get(name)
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise CredentialsError(f"{file}: {name} must be an object")
     return value

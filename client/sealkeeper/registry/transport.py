@@ -22,7 +22,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from urllib3 import BaseHTTPResponse, ProxyManager, Timeout, make_headers
 from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.exceptions import HTTPError, ProtocolError, SSLError
+from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError, SSLError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.util import parse_url
 
@@ -331,7 +331,8 @@ def _read(response: BaseHTTPResponse, limit: int, host: str, deadline: Deadline)
 
 
 def _failure(host: str, error: Exception) -> RegistryError:
-    if isinstance(error, TimeoutError | HTTPTimeoutError):
+    # urllib3 counts refused connections among those that were not made in time.
+    if isinstance(error, TimeoutError | HTTPTimeoutError) and not isinstance(error, NewConnectionError):
         return RegistryTimeoutError(f"{host}: no answer in time")
     if isinstance(error, SSLError | ssl.SSLError):
         return RegistryUnavailableError(f"{host}: TLS fails: {_tls_reason(error)}")
