@@ -80,6 +80,7 @@ _LISTS: Mapping[str, ContainerKind] = {
 # In kinds that are not Kubernetes' own; `steps` and `sidecars` are Tekton's and Argo's, where images may be left out.
 _LOOSE_LISTS: Mapping[str, ContainerKind] = {**_LISTS, "steps": "container", "sidecars": "container"}
 _LOOSE_CONTAINERS = frozenset({"container", "script", "stepTemplate"})
+_LOOSE_NAMES = _LOOSE_LISTS.keys() | _LOOSE_CONTAINERS
 # The schema of a custom resource speaks of containers and runs none; what metadata and status say, nothing runs.
 _SCHEMAS = ("apiextensions.k8s.io", "CustomResourceDefinition")
 _NOT_RUN = frozenset({"metadata", "status"})
@@ -264,7 +265,8 @@ def _search(manifest: Mapping[str, Any]) -> Iterator[ContainerImage]:
         if looked_at > MAX_VALUES or len(keys) > MAX_DEPTH:
             raise ManifestError(keys[:8], f"has more than {MAX_VALUES} values, or is nested more than {MAX_DEPTH} deep")
         if isinstance(value, Mapping):
-            yield from _loose_images(value, keys)
+            if not _LOOSE_NAMES.isdisjoint(value):
+                yield from _loose_images(value, keys)
             inside: Iterable[tuple[str | int, Any]] = ((str(name), one) for name, one in value.items())
         else:
             inside = enumerate(value)
