@@ -264,9 +264,10 @@ def test_what_cannot_be_opened_is_an_error_and_hides_no_other(tmp_path: Path) ->
     write(tmp_path, "d/z.yaml")
     os.mkfifo(tmp_path / "d" / "pipe.yaml")
     (tmp_path / "d" / "lost.yaml").symlink_to("nowhere.yaml")
-    paths: list[str | Path] = [tmp_path / "none.yaml", "a\0b", tmp_path / "d"]
+    (tmp_path / "d" / "circle.yaml").symlink_to("circle.yaml")
+    paths: list[str | Path] = [tmp_path / "none.yaml", "a\0b", "x" * 5000, "", tmp_path / "d"]
     found = list(scan_files(paths, environment={}))
-    assert [one.rule_id for one in findings(found)] == ["file-unreadable"] * 4
+    assert [one.rule_id for one in findings(found)] == ["file-unreadable"] * 7
     assert all(one.level == "error" for one in findings(found))
     assert len(images(found)) == 1
 

@@ -324,32 +324,38 @@ def _too_long(file: str) -> Finding:
     return _finding("file-unreadable", f"has more than {MAX_FILE} bytes", file)
 
 
+# os.path's questions below answer no, where pathlib's raise: for links in a circle, names too long, and no permission.
 def _files(paths: Iterable[str | Path]) -> Iterator[str | Finding]:
-    for path in paths:
-        if str(path) != STDIN and Path(path).is_dir():
-            yield from _folder(Path(path))
+    for path in map(str, paths):
+        if path != STDIN and os.path.isdir(path):  # noqa: PTH112
+            yield from _folder(path)
         else:
-            yield str(path)
+            yield path
 
 
-def _folder(folder: Path) -> Iterator[str | Finding]:
-    root = folder.resolve()
+def _folder(folder: str) -> Iterator[str | Finding]:
+    root = Path(os.path.realpath(folder))
     failed: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=failed.append):
         folders[:] = sorted(one for one in folders if one != ".git")
         for name in sorted([*files, *folders]):
-            path = Path(parent, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                if path.is_dir() or path.suffix.lower() in _ENDINGS:
-                    yield _finding("link-not-followed", "leads out of the folder: not followed", str(path))
-            elif path.suffix.lower() in _ENDINGS and not path.is_dir():
-                # A named pipe in a folder would be waited for without end; one that is named itself is meant.
-                odd = path.exists() and not path.is_file()
-                yield _finding("file-unreadable", "is not a regular file", str(path)) if odd else str(path)
+            yield from _entry(Path(parent, name), root)
         while failed:
             yield _unreadable(str(failed[0].filename), failed.pop(0))
     for error in failed:
         yield _unreadable(str(error.filename), error)
+
+
+def _entry(path: Path, root: Path) -> Iterator[str | Finding]:
+    folder = os.path.isdir(path)  # noqa: PTH112
+    if not folder and path.suffix.lower() not in _ENDINGS:
+        return
+    if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(root):  # noqa: PTH114
+        yield _finding("link-not-followed", "leads out of the folder: not followed", str(path))
+    elif not folder:
+        # A named pipe in a folder would be waited for without end; one that is named itself is meant.
+        odd = os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113
+        yield _finding("file-unreadable", "is not a regular file", str(path)) if odd else str(path)
 
 
 def _read(file: str, stdin: BinaryIO | None) -> bytes | Finding:

@@ -179,9 +179,9 @@ def _display(file: str) -> str:
 def _sarif_rule(rule: Rule) -> dict[str, object]:
     return {
         "id": visible(rule.id),
-        "shortDescription": {"text": visible(rule.description)},
-        "fullDescription": {"text": visible(rule.description)},
-        "help": {"text": visible(rule.help)},
+        "shortDescription": {"text": _message(rule.description)},
+        "fullDescription": {"text": _message(rule.description)},
+        "help": {"text": _message(rule.help)},
         "defaultConfiguration": {"level": rule.level},
     }
 
