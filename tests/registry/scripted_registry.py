@@ -117,6 +117,7 @@ class Handler(BaseHTTPRequestHandler):
     """Of one connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     registry: ScriptedRegistry
     body = b""
 

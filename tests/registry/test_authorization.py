@@ -196,6 +196,13 @@ def test_a_challenge_that_is_not_known_is_refused(
         Registry(Known(), proxies={}).resolve(named(scripted, "acme/app:1.0"), deadline)
 
 
+@pytest.mark.parametrize(
+    "text", ['Basic realm="x", Bearer realm="y"', 'Bearer realm="y", Basic realm="x"', 'Negotiate, Bearer realm="y"']
+)
+def test_a_token_is_preferred_to_a_password(text: str) -> None:
+    assert parse_challenge(text, "registry.example") == ("bearer", {"realm": "y"})
+
+
 def test_the_parameters_of_a_challenge_are_read() -> None:
     text = 'bearer realm="https://auth.example/token", service=registry.example , scope="repository:a/b:pull,push"'
     assert parse_challenge(text, "registry.example") == (

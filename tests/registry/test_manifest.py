@@ -112,6 +112,12 @@ def test_a_name_that_is_there_twice_is_refused() -> None:
         parse_manifest(data, D, OCI_MANIFEST)
 
 
+@pytest.mark.parametrize("notes", [{"a": "\ud800"}, {"\udfff": "a"}])
+def test_half_of_a_character_is_refused(notes: dict[str, str]) -> None:
+    with pytest.raises(MalformedError, match="surrogate"):
+        parsed({**IMAGE, "annotations": notes})
+
+
 def test_too_much_is_refused() -> None:
     with pytest.raises(TooManyError):
         parsed({**IMAGE, "layers": [LAYER] * 1001})

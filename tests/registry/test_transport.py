@@ -73,6 +73,16 @@ def test_tls_that_never_greets_ends_with_the_deadline() -> None:
             registry.resolve(ImageReference.parse(f"{host}/acme/app:1.0"), Deadline.after(0.3))
 
 
+def test_a_file_of_cas_that_is_none_is_named(tmp_path: Path, deadline: Deadline) -> None:
+    for content in (None, "no PEM"):
+        path = tmp_path / "ca.pem"
+        if content is not None:
+            path.write_text(content)
+        registry = Registry(ca_file=path, proxies={}, resolve=lambda *_: ["127.0.0.1"])
+        with pytest.raises(RegistryError, match=r"ca\.pem"):
+            registry.resolve(ImageReference.parse("registry.example/acme/app:1.0"), deadline)
+
+
 def test_a_deadline_that_is_over_asks_nobody(scripted: ScriptedRegistry, client: Registry) -> None:
     with pytest.raises(RegistryTimeoutError):
         client.resolve(named(scripted, "acme/app:1.0"), Deadline(0.0, lambda: 1.0))

@@ -31,7 +31,7 @@ _BASIC_LIFE = 300.0
 _LIFE = 60
 _MAX_LIFE = 3600
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,32768}")
-_SCHEME = re.compile(r"\s*(Bearer|Basic)\b", re.IGNORECASE)
+_SCHEME = re.compile(r"(?:^|,)\s*(Bearer|Basic)(?=[\s,]|$)", re.IGNORECASE)
 _PARAMETER = re.compile(r'\s*,?\s*([A-Za-z_]+)\s*=\s*(?:"([^"\\]*)"|([^\s",]+))')
 _Key: TypeAlias = tuple[str, str, str]
 
@@ -138,8 +138,10 @@ def parse_challenge(challenge: str, registry: str) -> tuple[str, dict[str, str]]
     Raises:
         MalformedError: it is none of both.
     """
-    scheme = _SCHEME.match(challenge)
-    if not scheme or len(challenge) > _MAX_CHALLENGE:
+    known = list(_SCHEME.finditer(challenge)) if len(challenge) <= _MAX_CHALLENGE else []
+    # A token of the registry's service is for this repository alone; a password is for everything.
+    scheme = next((one for one in known if one[1].lower() == "bearer"), known[0] if known else None)
+    if not scheme:
         raise MalformedError(f"{registry}: wants to know who asks in a way that is not known here")
     found: dict[str, str] = {}
     place = scheme.end()

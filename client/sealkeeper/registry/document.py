@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ MAX_DOCUMENT = 4 * 1024 * 1024
 """Bytes; what the OCI distribution spec has registries take at least."""
 MAX_DEPTH = 32
 _MAX_VALUES = 200_000
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_object(data: bytes, place: str) -> dict[str, Json]:
@@ -36,7 +38,7 @@ def parse_object(data: bytes, place: str) -> dict[str, Json]:
         raise MalformedError(f"{place}: is not JSON, has a name twice or is nested too deep") from None
     if not isinstance(document, dict):
         raise MalformedError(f"{place}: is no JSON object")
-    _require_depth(document, place)
+    _require_plain(document, place)
     return document
 
 
@@ -67,12 +69,15 @@ def list_of(document: Mapping[str, Json], name: str, place: str, most: int) -> l
     return value
 
 
-def _require_depth(document: Json, place: str) -> None:
+def _require_plain(document: Json, place: str) -> None:
     level = [document]
     for _ in range(MAX_DEPTH):
         inner: list[Json] = []
         for one in level:
-            inner.extend(one.values() if isinstance(one, dict) else one)
+            inner.extend([*one.keys(), *one.values()] if isinstance(one, dict) else one)
+        # JSON's escapes can write what no UTF-8 can say (RFC 8259 section 8.2).
+        if any(isinstance(one, str) and not one.isascii() and _SURROGATE.search(one) for one in inner):
+            raise MalformedError(f"{place}: has half of a surrogate pair, which is no character")
         level = [one for one in inner if isinstance(one, dict | list)]
         if not level:
             return

@@ -226,7 +226,8 @@ class Transport:
     ) -> tuple[Answer, str | None]:
         whole = False
         try:
-            headers = {name.lower(): value for name, value in response.headers.items()}
+            # One that is there several times becomes a list, which none of those is that only one may be of.
+            headers = {name.lower(): response.headers[name] for name in response.headers}
             if headers.get("content-encoding", "identity").lower() != "identity":
                 raise MalformedError(f"{place.host}: the answer is compressed, which was not asked for")
             if response.status in (301, 302, 303, 307, 308):
@@ -284,7 +285,7 @@ class Transport:
         proxy = self._proxy(place.scheme, place.host)
         with self._lock:
             if self._context is None and (place.scheme == "https" or proxy):
-                self._context = tls_context(None if self._ca_file is None else str(self._ca_file))
+                self._context = _tls(self._ca_file)
             if proxy:
                 manager = self._managers.get(proxy) or self._managers.setdefault(proxy, _manager(proxy, self._context))
                 pool = manager.connection_from_host(place.host, place.port, place.scheme)
@@ -301,6 +302,14 @@ class Transport:
         if place.scheme == "http":
             return HTTPPool(place.host, place.port, maxsize=4, addresses=place.addresses)
         return TLSPool(place.host, place.port, maxsize=4, addresses=place.addresses, ssl_context=self._context)
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return tls_context(None if ca_file is None else str(ca_file))
+    except OSError:
+        wrong = f"{ca_file}: cannot be read, or has no certificate in PEM"
+        raise RegistryError(wrong, next_step="correct the file of CAs") from None
 
 
 def _manager(proxy: str, context: ssl.SSLContext | None) -> ProxyManager:
