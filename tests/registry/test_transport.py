@@ -142,6 +142,14 @@ def test_a_blob_that_does_not_have_its_digest_or_its_size_is_a_lie(
         client.blob(named(scripted, "acme/app"), blob(), deadline)
 
 
+def test_a_blob_that_is_shorter_than_its_descriptor_says_is_a_lie(
+    scripted: ScriptedRegistry, client: Registry, deadline: Deadline
+) -> None:
+    longer = Descriptor("a/b", scripted.put_blob(BLOB), len(BLOB) + 1)
+    with pytest.raises(DigestLiesError):
+        client.blob(named(scripted, "acme/app"), longer, deadline)
+
+
 def test_a_blob_that_is_too_large_is_not_asked_for(
     scripted: ScriptedRegistry, client: Registry, deadline: Deadline
 ) -> None:
@@ -195,6 +203,23 @@ def test_a_connection_that_breaks_once_is_made_again(
     scripted.replies[MANIFEST] = breaks
     assert client.resolve(named(scripted, "acme/app:1.0"), deadline).digest == digest
     assert len(scripted.seen) == 2
+
+
+def test_a_registry_that_stumbles_once_is_asked_again(
+    scripted: ScriptedRegistry, client: Registry, deadline: Deadline
+) -> None:
+    digest = scripted.push_image("acme/app", "1.0")
+
+    def stumbles(handler: Handler) -> None:
+        scripted.replies.clear()
+        handler.reply(Reply(500))
+
+    scripted.replies[MANIFEST] = stumbles
+    assert client.resolve(named(scripted, "acme/app:1.0"), deadline).digest == digest
+    scripted.replies[MANIFEST] = Reply(500)
+    with pytest.raises(RegistryUnavailableError, match="500"):
+        client.resolve(named(scripted, "acme/app:1.0"), deadline)
+    assert len(scripted.seen) == 4
 
 
 def test_a_registry_that_is_not_there_is_unavailable(client: Registry, deadline: Deadline) -> None:
@@ -302,20 +327,23 @@ def internet(monkeypatch: pytest.MonkeyPatch) -> Internet:
     return found
 
 
-def public(scripted: ScriptedRegistry, internet: Internet, **options: Any) -> tuple[Registry, ImageReference]:
+def public(
+    scripted: ScriptedRegistry, internet: Internet, local: frozenset[str] | None = None, **options: Any
+) -> tuple[Registry, ImageReference]:
     """The registry under a public name and address."""
     host = f"registry.example:{scripted.host.partition(':')[2]}"
     internet.addresses["registry.example"] = [REGISTRY]
-    hosts = Hosts(insecure=frozenset({host}), local=frozenset())
+    hosts = Hosts(insecure=frozenset({host}), local=local)
     registry = Registry(hosts=hosts, proxies={}, resolve=internet.resolve, **options)
     return registry, ImageReference.parse(f"{host}/acme/app:1.0")
 
 
+@pytest.mark.parametrize("local", [None, frozenset()], ids=["any may be local", "none may be local"])
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "192.168.0.1", "::1", "fd00::1", "169.254.169.254"])
 def test_a_redirect_of_a_public_registry_to_a_local_address_is_refused(
-    scripted: ScriptedRegistry, deadline: Deadline, internet: Internet, address: str
+    scripted: ScriptedRegistry, deadline: Deadline, internet: Internet, address: str, local: frozenset[str] | None
 ) -> None:
-    registry, reference = public(scripted, internet)
+    registry, reference = public(scripted, internet, local)
     internet.addresses["storage.example"] = [address]
     literal = f"[{address}]" if ":" in address else address
     for host in ("storage.example", literal):
@@ -323,6 +351,20 @@ def test_a_redirect_of_a_public_registry_to_a_local_address_is_refused(
         with pytest.raises(AddressRefusedError) as refused:
             registry.blob(reference, blob(), deadline)
         assert refused.value.reason == "ADDRESS_REFUSED"
+    assert set(internet.connected) == {REGISTRY}
+
+
+def test_a_realm_of_a_public_registry_at_a_local_address_is_refused(
+    scripted: ScriptedRegistry, deadline: Deadline, internet: Internet
+) -> None:
+    registry, reference = public(scripted, internet)
+    internet.addresses["tokens.example"] = ["10.0.0.1"]
+    for host in ("tokens.example", "127.0.0.1", "localhost"):
+        challenge = {"WWW-Authenticate": f'Bearer realm="https://{host}/token"'}
+        internet.addresses["localhost"] = ["127.0.0.1"]
+        scripted.replies[MANIFEST] = Reply(401, b"", challenge)
+        with pytest.raises(AddressRefusedError):
+            registry.resolve(reference, deadline)
     assert set(internet.connected) == {REGISTRY}
 
 

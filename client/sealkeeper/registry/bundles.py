@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from sealkeeper.registry.client import Registry
@@ -196,7 +197,7 @@ def _referrers(search: _Search) -> Iterable[Attached]:
         digests.update(new)
     for digest in digests:
         origin = Origin(layout, search.image.digest, digest)
-        yield _or_unusable(origin, lambda origin=origin: _bundle(search, origin))  # type: ignore[misc]
+        yield _or_unusable(origin, partial(_bundle, search, origin))
 
 
 def _bundle(search: _Search, origin: Origin) -> AttachedBundle:
@@ -216,12 +217,12 @@ def _bundle(search: _Search, origin: Origin) -> AttachedBundle:
 
 def _signatures(search: _Search) -> Iterable[Attached]:
     for layer, origin in _layers(search, ".sig", Layout.COSIGN_SIGNATURES):
-        yield _or_unusable(origin, lambda one=layer, at=origin: _signature(search, one, at))  # type: ignore[misc]
+        yield _or_unusable(origin, partial(_signature, search, layer, origin))
 
 
 def _attestations(search: _Search) -> Iterable[Attached]:
     for layer, origin in _layers(search, ".att", Layout.COSIGN_ATTESTATIONS):
-        yield _or_unusable(origin, lambda one=layer, at=origin: _attestation(search, one, at))  # type: ignore[misc]
+        yield _or_unusable(origin, partial(_attestation, search, layer, origin))
 
 
 def _layers(search: _Search, suffix: str, layout: Layout) -> list[tuple[Descriptor, Origin]]:
