@@ -100,3 +100,43 @@ class StepFailedError(VerifyError):
     def __init__(self, step: str, message: str) -> None:
         super().__init__(f"{step}: {message}")
         self.step = step
+
+
+class RegoError(VerifyError):
+    """A Rego module is not one that a gate can use.
+
+    Attributes:
+        line: where, from 1; 0 where no place is known.
+        column: in that line, in characters from 1; 0 likewise.
+    """
+
+    reason = "REGO_INVALID"
+
+    def __init__(self, message: str, line: int = 0, column: int = 0) -> None:
+        super().__init__(f"line {line}, column {column}: {message}" if line else message)
+        self.line = line
+        self.column = column
+
+
+class RegoTimeoutError(VerifyError):
+    """A Rego module took longer than it may."""
+
+    reason = "REGO_TIMEOUT"
+
+
+class RegoMemoryError(VerifyError):
+    """A Rego module took more memory than it may."""
+
+    reason = "REGO_MEMORY"
+
+
+class RegoFailedError(VerifyError):
+    """A Rego module has no result: its evaluation failed, the interpreter died of it, or the input is none."""
+
+    reason = "REGO_FAILED"
+
+
+class RegoMissingError(VerifyError):
+    """The interpreter for Rego is not installed."""
+
+    reason = "REGO_MISSING"
