@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Barrier
 from types import MappingProxyType
@@ -209,6 +210,26 @@ def test_a_text_or_a_comment_that_names_such_a_built_in_is_not(runner: RegoRunne
 def test_a_module_of_another_package_is_refused(runner: RegoRunner, text: str) -> None:
     with pytest.raises(RegoError):
         runner.check(text)
+
+
+GOOD = f"""{HEAD}trusted := {{"release", "ci"}}
+{DENY}
+deny contains msg if {{ count(known) < 1; msg := "no attestation of a known signer" }}
+known contains one.digest if {{ some one in input.attestations; some name in one.signer.names; name in trusted }}
+allow if {{ input.level >= 3; every one in input.list {{ not one < 0 }} }}
+"""
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(GOOD)), st.integers(0, 30), st.text(max_size=8) | st.sampled_from(list('{}[]()"`#:=|;.\\\n')))
+def test_a_damaged_module_is_refused_or_evaluated_and_ends_nothing(
+    runner: RegoRunner, start: int, length: int, added: str
+) -> None:
+    runner.check(GOOD)
+    before = pid_of(runner)
+    with suppress(RegoError):
+        runner.check(GOOD[:start] + added + GOOD[start + length :])
+    assert pid_of(runner) == before
 
 
 def test_comments_before_the_package_are_fine(runner: RegoRunner) -> None:

@@ -39,11 +39,13 @@ class RegoProcess:
         memory: bytes that it may take beside what the interpreter itself does.
 
     Raises:
-        RegoMissingError: there is no interpreter.
+        RegoMissingError: there is no interpreter, or this is not Linux.
         RegoFailedError: the process does not start.
     """
 
     def __init__(self, timeout: float, memory: int) -> None:
+        if sys.platform != "linux":
+            raise RegoMissingError("Rego is evaluated on Linux only, where its time and memory can be bounded")
         if importlib.util.find_spec("regopy") is None:
             raise RegoMissingError("Rego needs an interpreter, which is not installed: pip install 'sealkeeper[gate]'")
         self.asked = 0
@@ -71,8 +73,8 @@ class RegoProcess:
         # -P: what lies in the working directory is not imported.
         command = [sys.executable, "-P", "-m", "sealkeeper.verify.rego_worker"]
         limits = [str(connection.fileno()), str(self._timeout), str(self._memory)]
-        self._complaints = os.memfd_create("rego", os.MFD_CLOEXEC)
         self._folder = tempfile.TemporaryDirectory(prefix="sealkeeper-rego-", ignore_cleanup_errors=True)
+        self._complaints = os.memfd_create("rego", os.MFD_CLOEXEC)
         try:
             self._process = subprocess.Popen(  # noqa: S603  (this very interpreter)
                 command + limits,

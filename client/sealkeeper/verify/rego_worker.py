@@ -143,7 +143,7 @@ def _checked_rules(text: str) -> frozenset[str]:
         interpreter.save_bundle(_FOLDER, interpreter.build("data." + ".".join(PACKAGE)))
         plan = json.loads((Path(_FOLDER) / "plan.json").read_bytes())
         fault = next(faults_of(plan, interpreter.is_builtin), None)
-    except (InterpreterError, OSError, ValueError, RecursionError) as error:
+    except (InterpreterError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise _InvalidError(Fault(f"the module cannot be compiled ({type(error).__name__})")) from None
     finally:
         shutil.rmtree(_FOLDER, ignore_errors=True)
@@ -256,14 +256,21 @@ def _harden(memory: int) -> None:
         resource.RLIMIT_AS: taken + memory,
     }
     for limit, value in limits.items():
-        resource.setrlimit(limit, (value, value))
+        _limit(limit, value, hard=True)
+
+
+def _limit(limit: int, value: int, *, hard: bool) -> None:
+    """Set a limit, or leave one that is lower. Where it is not hard it can be raised again."""
+    _, most = resource.getrlimit(limit)
+    if most != resource.RLIM_INFINITY:
+        value = min(value, most)
+    resource.setrlimit(limit, (value, value if hard else most))
 
 
 def _start_clocks(seconds: float) -> None:
     """End this process some time after it should have been killed, asleep or at work."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    processor = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (processor, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds) + 1, hard=False)
     signal.setitimer(signal.ITIMER_REAL, seconds + 1)
 
 
