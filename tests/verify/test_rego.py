@@ -32,6 +32,7 @@ from sealkeeper.verify.errors import (
     VerifyError,
 )
 from sealkeeper.verify.rego import RegoModule, RegoResult, RegoRunner, check_module
+from sealkeeper.verify.rego_plan import BUILT_INS
 from sealkeeper.verify.rego_process import RegoProcess
 
 HEAD = "package sealkeeper.gate\n\nimport rego.v1\n\n"
@@ -51,6 +52,159 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=5),
     max_leaves=20,
 )
+
+
+ORDERED = (
+    st.integers(-(2**70), 2**70)
+    | st.integers(-20, 20)
+    | st.integers(-(10**9), 10**9).map(lambda one: one / 1000)
+    | st.text(max_size=3)
+)
+KNOWN_ANSWERS = r"""
+    abs(-3) == 3
+    round(2.6) == 3
+    ceil(2.1) == 3
+    floor(2.9) == 2
+    5 % 3 == 2
+    numbers.range(1, 3) == [1, 2, 3]
+    numbers.range(3, 1) == [3, 2, 1]
+    numbers.range_step(1, 5, 2) == [1, 3, 5]
+    bits.and(6, 3) == 2
+    bits.or(6, 3) == 7
+    bits.xor(6, 3) == 5
+    bits.lsh(1, 3) == 8
+    bits.rsh(8, 3) == 1
+    count([1, 2]) == 2
+    count({"a": 1}) == 1
+    count({1, 2}) == 2
+    count("abc") == 3
+    sum([1, 2.5]) == 3.5
+    product([2, 3]) == 6
+    array.concat([1], [2]) == [1, 2]
+    array.reverse([1, 2]) == [2, 1]
+    array.slice([1, 2, 3], 1, 2) == [2]
+    union({{1}, {2}}) == {1, 2}
+    intersection({{1, 2}, {2}}) == {2}
+    {1} | {2} == {1, 2}
+    {1, 2} & {2} == {2}
+    {1, 2} - {2} == {1}
+    object.get({"a": 1}, "b", 2) == 2
+    object.get({"a": {"b": 1}}, ["a", "b"], 2) == 1
+    object.keys({"a": 1, "b": 2}) == {"a", "b"}
+    object.remove({"a": 1, "b": 2}, ["a"]) == {"b": 2}
+    object.filter({"a": 1, "b": 2}, ["a"]) == {"a": 1}
+    object.union({"a": 1}, {"a": 2, "b": 3}) == {"a": 2, "b": 3}
+    object.union_n([{"a": 1}, {"b": 2}]) == {"a": 1, "b": 2}
+    object.subset({"a": 1, "b": 2}, {"a": 1})
+    not object.subset({"a": 1}, {"a": 2})
+    concat(",", ["a", "b"]) == "a,b"
+    contains("abc", "bc")
+    not contains("abc", "x")
+    startswith("abc", "ab")
+    endswith("abc", "bc")
+    indexof("abc", "c") == 2
+    indexof("abc", "x") == -1
+    indexof_n("abab", "b") == [1, 3]
+    lower("AbC") == "abc"
+    upper("aBc") == "ABC"
+    replace("aXaX", "X", "b") == "abab"
+    strings.replace_n({"a": "1", "b": "2"}, "ab") == "12"
+    strings.reverse("abc") == "cba"
+    strings.any_prefix_match("abc", ["x", "ab"])
+    strings.any_suffix_match("abc", ["x", "bc"])
+    strings.count("abab", "ab") == 2
+    split("a/b/c", "/") == ["a", "b", "c"]
+    substring("abcd", 1, 2) == "bc"
+    substring("abcd", 1, -1) == "bcd"
+    trim("xax", "x") == "a"
+    trim_left("xax", "x") == "ax"
+    trim_right("xax", "x") == "xa"
+    trim_prefix("abc", "a") == "bc"
+    trim_suffix("abc", "c") == "ab"
+    trim_space(" a ") == "a"
+    sprintf("%s-%d-%v", ["a", 7, [1]]) == "a-7-[1]"
+    format_int(255, 16) == "ff"
+    to_number("12.5") == 12.5
+    is_string("a")
+    is_number(1)
+    is_boolean(true)
+    is_null(null)
+    is_array([])
+    is_object({})
+    is_set(set())
+    not is_string(1)
+    type_name(1) == "number"
+    regex.match(`^v[0-9]+\.[0-9]+$`, "v1.20")
+    not regex.match(`^v[0-9]+\.[0-9]+$`, "v1x20")
+    regex.match(`a.c`, "xabcx")
+    regex.is_valid(`(a)`)
+    not regex.is_valid(`(a`)
+    regex.split(`,+`, "a,,b") == ["a", "b"]
+    regex.replace("abc", `b`, "x") == "axc"
+    regex.find_n(`[0-9]+`, "1 22 3", 2) == ["1", "22"]
+    regex.find_n(`[0-9]+`, "1 22 3", -1) == ["1", "22", "3"]
+    regex.find_all_string_submatch_n(`([a-z])([0-9])`, "a1 b2", -1) == [["a1", "a", "1"], ["b2", "b", "2"]]
+    regex.template_match("urn:{.*}", "urn:x", "{", "}")
+    glob.match("*.example.com", ["."], "api.example.com")
+    not glob.match("*.example.com", ["."], "a.b.example.com")
+    glob.match("**.example.com", ["."], "a.b.example.com")
+    glob.match("refs/heads/*", ["/"], "refs/heads/main")
+    not glob.match("refs/heads/*", ["/"], "refs/heads/a/b")
+    glob.match("{a,b}c", [], "bc")
+    semver.is_valid("1.2.3")
+    not semver.is_valid("1.2")
+    time.parse_rfc3339_ns("2026-01-01T00:00:00+00:00") == 1767225600000000000
+    time.parse_rfc3339_ns("2026-01-01T00:00:00+02:00") == 1767218400000000000
+    time.parse_ns("2006-01-02", "2026-01-01") == 1767225600000000000
+    time.parse_duration_ns("1h30m") == 5400000000000
+    time.add_date(1767225600000000000, 0, 1, 1) == 1769990400000000000
+    time.diff(1767225600000000000, 1767312000000000000) == [0, 0, 1, 0, 0, 0]
+    time.date(1767225600000000000) == [2026, 1, 1]
+    time.clock(1767229200000000000) == [1, 0, 0]
+    time.weekday(1767225600000000000) == "Thursday"
+    json.marshal({"a": [1, "b"]}) == `{"a":[1,"b"]}`
+    json.unmarshal(`{"a":[1,"b"]}`) == {"a": [1, "b"]}
+    json.is_valid(`{}`)
+    not json.is_valid(`{`)
+    json.filter({"a": {"b": 1, "c": 2}}, ["a/b"]) == {"a": {"b": 1}}
+    json.remove({"a": {"b": 1, "c": 2}}, ["a/b"]) == {"a": {"c": 2}}
+    json.patch({"a": 1}, [{"op": "add", "path": "/b", "value": 2}]) == {"a": 1, "b": 2}
+    yaml.unmarshal("a: 1") == {"a": 1}
+    base64.encode("hello") == "aGVsbG8="
+    base64.decode("aGVsbG8=") == "hello"
+    base64.is_valid("aGVsbG8=")
+    base64url.encode("a?b>") == "YT9iPg=="
+    base64url.encode_no_pad("a") == "YQ"
+    base64url.decode("YT9iPg==") == "a?b>"
+    hex.decode("6162") == "ab"
+    urlquery.decode("a%20b") == "a b"
+    crypto.sha256("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    graph.reachable({"a": ["b"], "b": []}, {"a"}) == {"a", "b"}
+    units.parse("10K") == 10000
+    units.parse_bytes("1KiB") == 1024
+    "a" < "b"
+    "10" < "9"
+    1 + 1 == 2
+    y := [1 == 1, 1 == 2, {1} == {1.0}, "a" == "a", "1" == 1]; y == [true, false, true, true, false]
+    3 - 1 == 2
+    2 * 3 == 6
+    7 / 2 == 3.5
+    not 1 != 1
+    9 <= 10
+    10 >= 9
+    10 > 9
+    not 9 > 10
+    9 < 10
+    -10 < -9
+    9.5 < 100
+    1e2 == 100
+    2 in [1, 2]
+    not 3 in [1, 2]
+    "a", 1 in {"a": 1}
+    print("x")
+    $"a{1}" == "a1"
+    [p | walk({"a": [7]}, [p, v]); v == 7] == [["a", 0]]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +292,15 @@ def test_usual_modules_are_found_good(runner: RegoRunner, rules: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    ["not one < 0", "not f(one)", "count([x | some x in one; x < 0]) == 0", "every x in one { not x < 0 }"],
+)
+def test_a_variable_of_every_that_the_interpreter_loses_is_told(runner: RegoRunner, body: str) -> None:
+    with pytest.raises(RegoError, match="stands for nothing"):
+        runner.check(f"{HEAD}allow if {{ every one in input.list {{ {body} }} }}\nf(x) if x < 0")
+
+
+@pytest.mark.parametrize(
     ("rules", "line", "column", "problem"),
     [
         ("allow if {\n  foo(\n}", 6, 6, "unclosed"),
@@ -180,12 +343,65 @@ def test_what_is_wrong_with_a_module_is_told_with_its_place(
         "time.now_ns()",
         'rand.intn("x", 5)',
         'uuid.rfc4122("x")',
-        'io.jwt.decode_verify("x", {})',
     ],
 )
 def test_a_built_in_that_reaches_outside_is_refused(runner: RegoRunner, call: str) -> None:
     with pytest.raises(RegoError, match=r"not allowed|no function"):
         runner.check(f"{HEAD}deny contains x if x := {call}")
+
+
+@pytest.mark.parametrize("expression", [one.strip() for one in KNOWN_ANSWERS.strip().splitlines()])
+def test_a_built_in_answers_as_it_should(runner: RegoRunner, expression: str) -> None:
+    assert runner.evaluate(unchecked(f"allow if {{ {expression} }}"), {}) == RegoResult(True)
+
+
+def test_every_built_in_that_a_module_can_call_has_a_known_answer() -> None:
+    operators = {
+        "equal": "==",
+        "gt": ">",
+        "gte": ">=",
+        "lt": "<",
+        "lte": "<=",
+        "neq": "!=",
+        "plus": "+",
+        "minus": "-",
+        "mul": "*",
+    }
+    operators |= {
+        "div": "/",
+        "rem": "%",
+        "and": "&",
+        "or": "|",
+        "internal.member_2": " in ",
+        "internal.print": "print(",
+    }
+    operators |= {"internal.member_3": ", 1 in ", "internal.template_string": '$"'}
+    missing = {one for one in BUILT_INS if operators.get(one, f"{one}(") not in KNOWN_ANSWERS}
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "max([9, 10])",
+        "min([9, 10])",
+        "sort([9, 10])",
+        'semver.compare("1.10.0", "1.9.0")',
+        'hex.encode("é")',
+        'io.jwt.decode_verify("x", {})',
+    ],
+)
+def test_a_built_in_that_answers_wrongly_is_refused(runner: RegoRunner, call: str) -> None:
+    with pytest.raises(RegoError, match="not a"):
+        runner.check(f"{HEAD}allow if {call}")
+
+
+@settings(max_examples=200, deadline=None)
+@given(ORDERED, ORDERED)
+def test_values_are_ordered_in_rego_as_in_python(runner: RegoRunner, one: Any, other: Any) -> None:
+    if isinstance(one, str) is isinstance(other, str):
+        answer = runner.evaluate(module("allow if input.one < input.other"), {"one": one, "other": other})
+        assert answer.allowed is (one < other)
 
 
 def test_a_text_or_a_comment_that_names_such_a_built_in_is_not(runner: RegoRunner) -> None:
@@ -216,7 +432,7 @@ GOOD = f"""{HEAD}trusted := {{"release", "ci"}}
 {DENY}
 deny contains msg if {{ count(known) < 1; msg := "no attestation of a known signer" }}
 known contains one.digest if {{ some one in input.attestations; some name in one.signer.names; name in trusted }}
-allow if {{ input.level >= 3; every one in input.list {{ not one < 0 }} }}
+allow if {{ input.level >= 3; every one in input.list {{ one >= 0 }} }}
 """
 
 

@@ -9,9 +9,13 @@ and has one or both of these rules:
 Both must agree. What is undefined, what fails (``1/0``, a number that is none) and what has another type is a denial or
 an error, never a pass. A module sees ``input`` and nothing else: no network, no clock, no chance, no environment.
 
-The interpreter is rego-cpp, which has its own ways. Built-in functions see a text as JSON spells it inside its quotes,
-so that ``count`` of a quotation mark is 2; ``sprintf`` writes numbers beyond 32 bits right with ``%v`` only; times are
-read with an offset as ``+00:00``, not with ``Z``; and ``package`` and ``import`` stand alone in their lines.
+The interpreter is rego-cpp, which has its own ways:
+
+- Built-in functions see a text as JSON spells it inside its quotes: ``count`` of a quotation mark is 2.
+- ``==`` within a call, or within another comparison, is a condition of the rule and no value: name it first (``:=``).
+- ``sprintf`` writes numbers beyond 32 bits right with ``%v`` only; times are read with ``+00:00``, not with ``Z``.
+- ``package`` and ``import`` stand alone in their lines, comments too.
+- Numbers near to what a double can hold at most or least make an evaluation fail.
 
 >>> with RegoRunner() as runner:  # doctest: +SKIP
 ...     runner.evaluate(RegoModule(text), {"level": 3})
