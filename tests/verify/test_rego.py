@@ -47,8 +47,9 @@ sizes(x) := count(x) if is_object(x)
 sizes(x) := 0 if { not is_array(x); not is_object(x) }
 deny contains sprintf("%v", [[sizes(input.document), input.document == input.same]])
 """
+FLOATS = st.floats(-1e300, 1e300).filter(lambda one: one == 0 or abs(one) > 1e-300)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(-1e300, 1e300) | st.text(max_size=20),
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | FLOATS | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=5),
     max_leaves=20,
 )
@@ -58,7 +59,8 @@ ORDERED = (
     st.integers(-(2**70), 2**70)
     | st.integers(-20, 20)
     | st.integers(-(10**9), 10**9).map(lambda one: one / 1000)
-    | st.text(max_size=3)
+    # Others are ordered by their spelling in JSON.
+    | st.text(st.characters(min_codepoint=0x20, exclude_categories=["Cs"], exclude_characters='"\\'), max_size=3)
 )
 KNOWN_ANSWERS = r"""
     abs(-3) == 3
@@ -794,9 +796,17 @@ def test_a_process_at_work_ends_by_itself_where_nobody_is_left_to_kill_it() -> N
                 process.wait()
 
 
-def test_a_process_has_no_environment_few_files_and_no_core_dump() -> None:
+def test_a_process_has_no_environment_few_files_and_no_core_dump(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, given_options = subprocess.Popen, []
+
+    def popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        given_options.append(options)
+        return start(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
     with RegoRunner(timeout=PATIENT) as one:
         one.evaluate(module(DENY), {})
+        assert [options["env"] for options in given_options] == [{}] * len(given_options)
         pid = pid_of(one)
         limits = Path(f"/proc/{pid}/limits").read_text(encoding="ascii")
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
