@@ -11,7 +11,7 @@ an error, never a pass. A module sees ``input`` and nothing else: no network, no
 
 The interpreter is rego-cpp, which has its own ways:
 
-- Functions, and ``<``, see a text as JSON spells it inside its quotes: ``count`` of a quotation mark is 2.
+- Functions see a text as JSON spells it inside its quotes, and ``<`` with them: ``count`` of a quotation mark is 2.
 - ``==`` within a call, or within another comparison, is a condition of the rule and no value: name it first (``:=``).
 - ``sprintf`` writes numbers beyond 32 bits right with ``%v`` only; times are read with ``+00:00``, not with ``Z``.
 - ``package`` and ``import`` stand alone in their lines, comments too.
