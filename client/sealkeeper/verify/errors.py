@@ -74,6 +74,22 @@ class PredicateError(VerifyError):
         self.text = text
         self.problems = ((path, text), *more)
         super().__init__("; ".join(f"{path}: {text}" for path, text in self.problems))
+class GatePolicyError(VerifyError):
+    """A gate's policy is not what it should be; the text starts with the place, for example ``$.require.provenance``."""
+
+    reason = "GATE_POLICY_INVALID"
+
+
+class EvidenceError(VerifyError):
+    """What is there about an artifact cannot be looked at: it is too much, or it cannot be had.
+
+    Attributes:
+        reason: ATTESTATIONS_TOO_MANY, ATTESTATIONS_TOO_LARGE or ATTESTATIONS_UNAVAILABLE.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class LogCorruptError(VerifyError):

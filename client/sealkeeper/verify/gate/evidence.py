@@ -1,0 +1,259 @@
+"""What is there about an artifact: bundles, each verified in full, and whose they are. Nothing else is ever looked at.
+
+What does not verify, or is about something else, is kept as refused: reasons for a developer come from it.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+from sealkeeper.verify.artifact import Artifact as SignedArtifact
+from sealkeeper.verify.bundle import Bundle, DsseEnvelope, parse_bundle
+from sealkeeper.verify.errors import EvidenceError, PredicateError, VerifyError
+from sealkeeper.verify.gate.decision import Artifact
+from sealkeeper.verify.gate.policy import GatePolicy, SignerRule
+from sealkeeper.verify.predicates import read_predicate
+from sealkeeper.verify.statement import PAYLOAD_TYPE, Statement, parse_statement
+from sealkeeper.verify.trust import TrustRoot
+from sealkeeper.verify.verifier import Policy, VerificationResult, verify
+
+MAX_BUNDLES = 64
+"""About one artifact."""
+MAX_BYTES = 64 * 1024 * 1024
+"""Of these together."""
+_MAX_PINNED = 10
+_HASHES = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBundle:
+    """A bundle, and where it was found: ``store``, ``registry ghcr.io/acme/app``, ``file x.sigstore.json``."""
+
+    data: bytes = field(repr=False)
+    origin: str
+
+    @property
+    def digest(self) -> str:
+        """``sha256:`` and hexadecimal digits."""
+        return f"sha256:{sha256(self.data).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A bundle that verifies and is about the artifact.
+
+    Attributes:
+        digest: of the bundle, ``sha256:…``.
+        origin: where it was found.
+        result: of its verification: who, when, with which certificate.
+        statement: that was signed; ``None`` where the artifact itself was.
+        signers: names of the policy's signers that it is of.
+    """
+
+    digest: str
+    origin: str
+    result: VerificationResult
+    statement: Statement | None
+    signers: tuple[str, ...]
+
+    @property
+    def time(self) -> datetime:
+        """When it was signed, by its timestamps."""
+        assert self.result.time is not None  # noqa: S101  (of what is verified there is one)
+        return self.result.time
+
+    @property
+    def predicate_type(self) -> str:
+        """Empty where the artifact itself was signed."""
+        return self.statement.predicate_type if self.statement is not None else ""
+
+    @property
+    def who(self) -> str:
+        """Who signed, for a person."""
+        if self.result.identity:
+            return f"{self.result.identity} (issuer {self.result.issuer})"
+        return f"key {self.result.key_name or sha256(self.result.public_key).hexdigest()[:16]}"
+
+    @property
+    def party(self) -> str:
+        """Alike for all that one party signed: an identity, or a public key, whatever it is called."""
+        if self.result.identity and not self.result.key_name:
+            return f"{self.result.issuer} {self.result.identity}"
+        return sha256(self.result.public_key).hexdigest()
+
+    @cached_property
+    def predicate(self) -> Any:
+        """As its type has it; ``None`` for a type that is not known.
+
+        Raises:
+            PredicateError: it is not one of its type.
+        """
+        if self.statement is None:
+            return None
+        return read_predicate(self.statement.predicate_type, self.statement.predicate)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A bundle that counts for nothing, and why."""
+
+    digest: str
+    origin: str
+    predicate_type: str
+    who: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """All that was found, looked at."""
+
+    evidence: tuple[Evidence, ...]
+    refused: tuple[Refused, ...]
+
+
+def examine(
+    found: Iterable[FoundBundle], artifact: Artifact, policy: GatePolicy, trust: TrustRoot, now: datetime
+) -> Examined:
+    """Verify bundles, and see whether they are about the artifact and whose they are.
+
+    Args:
+        found: at most ``MAX_BUNDLES``, with ``MAX_BYTES`` together.
+        artifact: that they should be about.
+        policy: whose signers are looked for.
+        trust: what is trusted.
+        now: a signature of the future is refused.
+
+    Raises:
+        EvidenceError: they are too many or too large: what is left out could be what forbids.
+    """
+    evidence: dict[str, Evidence] = {}
+    refused: dict[str, Refused] = {}
+    size = 0
+    for count, one in enumerate(found, 1):
+        size += len(one.data)
+        if count > MAX_BUNDLES:
+            raise EvidenceError("ATTESTATIONS_TOO_MANY", f"there are more than {MAX_BUNDLES} attestations")
+        if size > MAX_BYTES:
+            raise EvidenceError("ATTESTATIONS_TOO_LARGE", f"the attestations have more than {MAX_BYTES} bytes together")
+        digest = one.digest
+        if digest in evidence or digest in refused:
+            continue
+        looked = _look(one, digest, artifact, policy, trust, now)
+        if isinstance(looked, Evidence):
+            evidence[digest] = looked
+        else:
+            refused[digest] = looked
+    return Examined(tuple(evidence.values()), tuple(refused.values()))
+
+
+def _look(
+    one: FoundBundle, digest: str, artifact: Artifact, policy: GatePolicy, trust: TrustRoot, now: datetime
+) -> Evidence | Refused:
+    said, result = "", VerificationResult()
+    try:
+        bundle = parse_bundle(one.data)
+        result = _verified(bundle, artifact, policy.signers, trust)
+        statement = _statement(result, artifact) if isinstance(bundle.content, DsseEnvelope) else None
+        said = statement.predicate_type if statement is not None else ""
+        found = Evidence(digest, one.origin, result, statement, ())
+        if found.time > now:
+            return Refused(digest, one.origin, said, found.who, f"it was signed at {found.time}, which is yet to come")
+        signers = tuple(name for name, rule in policy.signers.items() if _is_of(rule, result, trust))
+        why = _revoked(found, signers, policy)
+        if why:
+            return Refused(digest, one.origin, said, found.who, why)
+        return Evidence(digest, one.origin, result, statement, signers)
+    except VerifyError as error:
+        who = result.identity or result.key_name
+        return Refused(digest, one.origin, said or _claimed_type(one.data), who, str(error))
+
+
+def _verified(
+    bundle: Bundle, artifact: Artifact, signers: Mapping[str, SignerRule], trust: TrustRoot
+) -> VerificationResult:
+    subject = None if isinstance(bundle.content, DsseEnvelope) else _signed_artifact(artifact)
+    result = verify(bundle, subject, trust, Policy.any_trusted())
+    if result.verified or bundle.hint is None:
+        return result.require()
+    # A key that the policy pins itself, and no trust root need know.
+    pinned = [one.public_key for one in signers.values() if one.public_key]
+    pinned.sort(key=lambda spki: b64encode(sha256(spki).digest()).decode() != bundle.hint)
+    for spki in pinned[:_MAX_PINNED]:
+        other = verify(bundle, subject, trust, Policy(public_key=spki))
+        if other.verified:
+            return other
+    return result.require()
+
+
+def _signed_artifact(artifact: Artifact) -> SignedArtifact:
+    digests = {_HASHES[name]: bytes.fromhex(value) for name, value in artifact.digests.items() if name in _HASHES}
+    return SignedArtifact(digests=digests)
+
+
+def _statement(result: VerificationResult, artifact: Artifact) -> Statement:
+    if result.payload_type != PAYLOAD_TYPE:
+        raise VerifyError(f"the envelope's payload is of type {result.payload_type[:100]!r}, not {PAYLOAD_TYPE}")
+    statement = parse_statement(result.payload)
+    if not any(same_artifact(one.digests, artifact.digests) for one in statement.subjects):
+        raise VerifyError(f"its statement is about something else: {_first_subjects(statement)}")
+    return statement
+
+
+def same_artifact(said: Mapping[str, str], known: Mapping[str, str]) -> bool:
+    """Whether digests are of one artifact: one of SHA-2 is the same, and no algorithm of both differs."""
+    shared = said.keys() & known.keys()
+    return any(name in _HASHES for name in shared) and all(said[name] == known[name] for name in shared)
+
+
+def _first_subjects(statement: Statement) -> str:
+    told = [f"{one.name or 'no name'} {next(iter(one.digests.values()))[:16]}…" for one in statement.subjects[:3]]
+    return ", ".join(told)
+
+
+def _is_of(rule: SignerRule, result: VerificationResult, trust: TrustRoot) -> bool:
+    if rule.key:
+        return result.key_name == rule.key or result.key_name.startswith(f"{rule.key}/versions/")
+    if rule.identity is not None:
+        # A kept key's certificate names the key; it is nobody's identity.
+        return result.material == "certificate" and result.issuer == rule.issuer and rule.identity.fits(result.identity)
+    return result.public_key == rule.public_key
+
+
+def _revoked(found: Evidence, signers: Sequence[str], policy: GatePolicy) -> str:
+    """Why the policy does not believe it; empty where it does."""
+    for one in policy.revoked:
+        builder = builder_of(found)
+        named = (
+            (not one.signer or one.signer in signers)
+            and (one.builder is None or (builder != "" and one.builder.fits(builder)))
+            and one.digest in ("", found.digest)
+        )
+        if named and one.covers(found.time):
+            return f"the policy revokes it: {one.reason}"
+    return ""
+
+
+def builder_of(found: Evidence) -> str:
+    """The builder that SLSA provenance names; empty where it is none that can be read."""
+    try:
+        return getattr(found.predicate, "builder_id", "")
+    except PredicateError:
+        return ""
+
+
+def _claimed_type(data: bytes) -> str:
+    """The predicate type of what was not verified, to tell a developer what was found."""
+    try:
+        content = parse_bundle(data).content
+        if isinstance(content, DsseEnvelope):
+            return parse_statement(content.payload).predicate_type
+    except VerifyError:
+        pass
+    return ""
