@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -135,9 +136,9 @@ require: {signatures: {signers: [a]}}
         ("{signatures: {signers: [a]}}", "{provenance: {minimum_level: 3}}", "no builder of this policy reaches 3"),
         ("{signatures: {signers: [a]}}", "{provenance: {source: {}}}", "$.require.provenance.source: needs"),
         ("{signatures: {signers: [a]}}", "{provenance: {source: {version: x}}}", "$.require.provenance.source.version"),
-        ("{signatures: {signers: [a]}}", "{provenance: {dependencies: {depth: 9}}}", "dependencies.depth: must be 1 to"),
+        ("{signatures: {signers: [a]}}", "{provenance: {dependencies: {depth: 9}}}", "dependencies.depth: must"),
         ("{signatures: {signers: [a]}}", "{provenance: {parameters: {'a b': x}}}", "$.require.provenance.parameters"),
-        ("{signers: [a]}}", "{signers: [a]}}\nenvironments: {prod: {signatures: null}}", "$.environments.prod: asks for"),
+        ("{signers: [a]}}", "{signers: [a]}}\nenvironments: {prod: {signatures: null}}", "$.environments.prod: asks"),
         ("{signers: [a]}}", "{signers: [a]}}\nenvironments: {'': {}}", "$.environments: the name ''"),
         ("{signers: [a]}}", "{signers: [a]}}\nrevoked: [{reason: x}]", "$.revoked[0]: needs a signer"),
         ("{signers: [a]}}", "{signers: [a]}}\nrevoked: [{digest: 'sha256:AB', reason: x}]", "$.revoked[0].digest"),
@@ -188,15 +189,11 @@ def test_hostile_documents_are_refused(text: bytes) -> None:
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_document_is_read_or_refused(text: bytes) -> None:
-    try:
+    with suppress(GatePolicyError):
         parse_policy(text)
-    except GatePolicyError:
-        pass
 
 
 @given(st.integers(0, len(FULL) - 1), st.sampled_from("\x00:{}[]&*!|>'\"%@` \n0x-"))
 def test_a_changed_policy_is_read_or_refused(place: int, character: str) -> None:
-    try:
+    with suppress(GatePolicyError):
         parse_policy((FULL[:place] + character + FULL[place + 1 :]).encode())
-    except GatePolicyError:
-        pass
