@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives import serialization
 from sealkeeper.verify.errors import GatePolicyError
 from sealkeeper.verify.gate.patterns import Pattern, VersionRange, parse_version_range
 from sealkeeper.verify.gate.yaml_document import parse_yaml
+from sealkeeper.verify.predicates import KINDS, by_short_name
 from sealkeeper.verify.strict_json import JsonError, Value
 
 MAX_POLICY = 256 * 1024
@@ -179,13 +180,15 @@ class AttestationRule:
     """A further attestation that must be there.
 
     Attributes:
-        type: of its predicate, exactly.
+        type: of its predicate as the policy has it: a URI, or a short name (``spdx``).
+        types: URIs, of which its predicate's is one, exactly.
         signers: of whom one must have signed it.
         max_age: since it was signed.
         fields: by path below the predicate, patterns of which one must fit the text, number or truth value there.
     """
 
     type: str
+    types: tuple[str, ...]
     signers: tuple[str, ...]
     max_age: timedelta | None
     fields: Mapping[str, tuple[Pattern, ...]]
@@ -469,7 +472,7 @@ class _RulesReader:
         threshold = _optional(members, "threshold", Value.integer, 1)
         if not 1 <= threshold <= len(signers):
             raise JsonError(f"{value.path}.threshold: must be 1 to {len(signers)}, the number of signers")
-        return SignatureRule(signers, threshold, _optional(members, "max_age", _duration, None))
+        return SignatureRule(signers, threshold, _optional(members, "max_age", parse_duration, None))
 
     def _provenance(self, value: Value) -> ProvenanceRule:
         members = value.members(
@@ -491,16 +494,21 @@ class _RulesReader:
             _optional(members, "parameters", _fields, None),
             _optional(members, "self_hosted_runners", Value.boolean, default=False),
             _optional(members, "claims_match", Value.boolean, default=True),
-            _optional(members, "max_age", _duration, None),
+            _optional(members, "max_age", parse_duration, None),
             _optional(members, "dependencies", _dependencies, None),
         )
 
     def _attestation(self, value: Value) -> AttestationRule:
         members = value.members({"type", "signers"}, {"max_age", "fields"})
+        kind = members["type"].text(512)
+        known = by_short_name(kind)
+        if known is None and ":" not in kind:
+            raise JsonError(f"{value.path}.type: must be a URI, or one of {', '.join(one.short_name for one in KINDS)}")
         return AttestationRule(
-            members["type"].text(512),
+            kind,
+            known.types if known is not None else (kind,),
             self._named_signers(members["signers"]),
-            _optional(members, "max_age", _duration, None),
+            _optional(members, "max_age", parse_duration, None),
             _optional(members, "fields", _fields, {}),
         )
 
@@ -510,7 +518,7 @@ class _RulesReader:
         return VulnerabilityRule(
             _one_of(members["worst_allowed"], allowed),
             self._named_signers(members["signers"]),
-            _optional(members, "max_age", _duration, None),
+            _optional(members, "max_age", parse_duration, None),
             _optional(members, "unknown_severity", lambda one: _one_of(one, {"allow": True, "refuse": False}), False),
             _optional(members, "ignore", lambda one: tuple(map(_ignored, one.items(MAX_LIST))), ()),
         )
@@ -522,7 +530,7 @@ class _RulesReader:
             self._named_signers(members["signers"]),
             _optional(members, "levels", lambda one: tuple(level.text(100) for level in one.items(20)), ()),
             _optional(members, "resource", _pattern, None),
-            _optional(members, "max_age", _duration, None),
+            _optional(members, "max_age", parse_duration, None),
         )
 
     def _named_signers(self, value: Value) -> tuple[str, ...]:
@@ -574,7 +582,7 @@ def _trust_root(value: Value) -> TrustRule:
     offline = _optional(
         members, "offline", lambda one: _one_of(one, {"until-expiry": True, "refuse": False}), default=True
     )
-    return TrustRule(_optional(members, "max_age", _duration, None), offline)
+    return TrustRule(_optional(members, "max_age", parse_duration, None), offline)
 
 
 def _rego(value: Value) -> tuple[str, ...]:
@@ -622,7 +630,12 @@ def _level(value: Value) -> int:
     return level
 
 
-def _duration(value: Value) -> timedelta:
+def parse_duration(value: Value) -> timedelta:
+    """Read a number with a unit: ``90s``, ``15m``, ``12h``, ``30d``, ``2w``.
+
+    Raises:
+        JsonError: it is none.
+    """
     match = _DURATION.fullmatch(value.text(16))
     if match is None:
         raise JsonError(f"{value.path}: must be a number with s, m, h, d or w, for example 12h or 30d")

@@ -65,7 +65,7 @@ def _most_pairs(parties: Mapping[str, set[str]]) -> set[str]:
 def check_attestation(rule: AttestationRule, policy: GatePolicy, examined: Examined, now: datetime) -> RuleResult:
     """The newest attestation of the type by one of the signers is as the policy wants it: an older one says nothing."""
     name = f"attestations.{rule.type}"
-    newest = _newest(examined.evidence, rule.signers, lambda one: one.predicate_type == rule.type)
+    newest = _newest(examined.evidence, rule.signers, lambda one: one.predicate_type in rule.types)
     if newest is None:
         return _none(name, "ATTESTATION_MISSING", rule.type, rule.signers, policy, examined)
     try:
