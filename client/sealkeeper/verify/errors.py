@@ -74,6 +74,8 @@ class PredicateError(VerifyError):
         self.text = text
         self.problems = ((path, text), *more)
         super().__init__("; ".join(f"{path}: {text}" for path, text in self.problems))
+
+
 class GatePolicyError(VerifyError):
     """A gate's policy is not what it should be; the text starts with the place, for example ``$.signers``."""
 

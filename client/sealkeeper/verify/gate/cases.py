@@ -1,11 +1,14 @@
 """A table of what a policy must allow and refuse, with stated evidence: nothing is signed, nothing is looked up.
 
 >>> cases = parse_cases(b'''
+... evidence:
+...   built: {provenance: {signers: [ci], builder: https://ci/hosted, repository: https://github.com/acme/app}}
 ... cases:
-...   - name: what CI built may run
-...     found:
-...       - provenance: {signers: [ci], builder: https://ci/hosted, repository: https://github.com/acme/app}
-...     expect: allow
+...   - {name: what CI built may run, found: [built], expect: allow}
+...   - name: what it built from elsewhere may not
+...     found: [{provenance: {like: built, repository: https://github.com/evil/app}}]
+...     expect: deny
+...     reasons: [SOURCE_REPOSITORY]
 ... ''')
 >>> cases[0].expect
 <Outcome.ALLOW: 'ALLOW'>
@@ -118,8 +121,9 @@ def parse_cases(text: bytes) -> tuple[Case, ...]:
         GatePolicyError: naming the place that is not as it should be.
     """
     try:
-        members = Value(parse_yaml(text)).members({"cases"})
-        return tuple(_case(one) for one in members["cases"].items(MAX_CASES, 1))
+        members = Value(parse_yaml(text)).members({"cases"}, {"evidence"})
+        shared = _shared(members["evidence"]) if "evidence" in members else {}
+        return tuple(_case(one, shared) for one in members["cases"].items(MAX_CASES, 1))
     except JsonError as error:
         raise GatePolicyError(str(error)) from None
 
@@ -169,7 +173,14 @@ def _evidence(stated: Stated, place: int, artifact: Artifact) -> Evidence:
     return Evidence(digest, "case", result, statement, stated.signers)
 
 
-def _case(value: Value) -> Case:
+def _shared(value: Value) -> dict[str, Value]:
+    """Evidence that several cases have, by name."""
+    if not isinstance(value.json, dict):
+        raise JsonError(f"{value.path}: must be an object of names and evidence")
+    return {name: Value(one, f"{value.path}.{name}") for name, one in value.json.items()}
+
+
+def _case(value: Value, shared: Mapping[str, Value]) -> Case:
     members = value.members(
         {"name", "expect"}, {"artifact", "children", "environment", "found", "trust_root_age", "offline", "reasons"}
     )
@@ -182,7 +193,7 @@ def _case(value: Value) -> Case:
         members["name"].text(200),
         replace(artifact, children=tuple(map(_artifact, children))),
         members["environment"].text(63) if "environment" in members else "",
-        tuple(map(_found, members["found"].items(_MAX_FOUND))) if "found" in members else (),
+        tuple(_found(one, shared) for one in members["found"].items(_MAX_FOUND)) if "found" in members else (),
         parse_duration(members["trust_root_age"]) if "trust_root_age" in members else timedelta(),
         members["offline"].boolean() if "offline" in members else False,
         Outcome(expect.upper()),
@@ -199,11 +210,22 @@ def _artifact(value: Value) -> Artifact:
     return Artifact(members["name"].text(512) if "name" in members else "artifact", {algorithm: hexadecimal})
 
 
-def _found(value: Value) -> Stated:
+def _named(value: Value, shared: Mapping[str, Value]) -> Value:
+    if value.text(63) not in shared:
+        raise JsonError(f"{value.path}: there is no {value.json[:63]!r} in $.evidence")
+    return shared[value.json]
+
+
+def _found(value: Value, shared: Mapping[str, Value]) -> Stated:
+    if isinstance(value.json, str):
+        value = _named(value, shared)
     if not isinstance(value.json, dict) or len(value.json) != 1 or next(iter(value.json)) not in _KINDS:
-        raise JsonError(f"{value.path}: must have exactly one of {', '.join(_KINDS)}")
+        raise JsonError(f"{value.path}: must be a name of $.evidence, or have exactly one of {', '.join(_KINDS)}")
     kind = next(iter(value.json))
     inner = value.member(kind)
+    if isinstance(inner.json, dict) and "like" in inner.json:
+        other = _named(inner.member("like"), shared).member(kind)
+        inner = Value({**other.json, **{name: one for name, one in inner.json.items() if name != "like"}}, inner.path)
     common = {"signers", "party", "age", "about", "claims"}
     members = inner.members({"signers"}, common | _MEMBERS[kind])
     signers = tuple(one.text(63) for one in members["signers"].items(100, 0))
@@ -276,7 +298,11 @@ def _of_scan(_: Value, members: Mapping[str, Value]) -> tuple[str, dict[str, Any
         severity = [{"method": "nvd", "score": said["severity"].text(20)}]
         results.append({"id": said["id"].text(100), "severity": severity})
     return VULNS_V0_1, {
-        "scanner": {"uri": "https://example.com/scanner", "result": results},
+        "scanner": {
+            "uri": "https://example.com/scanner",
+            "db": {"lastUpdate": "2030-01-01T00:00:00Z"},
+            "result": results,
+        },
         "metadata": {"scanStartedOn": "2030-01-01T00:00:00Z", "scanFinishedOn": "2030-01-01T00:00:00Z"},
     }
 

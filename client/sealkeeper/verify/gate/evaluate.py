@@ -260,8 +260,12 @@ class _Evaluation:
     ) -> tuple[RuleResult, Sequence[ResourceDescriptor]]:
         name = dependency.uri or dependency.name or "a dependency without a name"
         place = f"provenance.dependencies.{name[:200]}"
+        if not dependency.digests:
+            return _failed(
+                place, "DEPENDENCY_UNPROVEN", f"{name[:300]} has no digest, so nothing can be known of it"
+            ), ()
         artifact = Artifact(name, dependency.digests)
-        found, problem = self._found(artifact) if dependency.digests else ([], None)
+        found, problem = self._found(artifact)
         if problem is not None:
             return RuleResult(place, False, problem.detail, problem.reasons), ()
         try:

@@ -20,11 +20,12 @@ from sealkeeper.verify.gate.policy import (
     VulnerabilityRule,
 )
 from sealkeeper.verify.gate.provenance_rules import age_result, leaf_text
-from sealkeeper.verify.predicates import VerificationSummary, VulnerabilityScan
+from sealkeeper.verify.predicates import KINDS, VerificationSummary
 
 _LEVEL = re.compile(r"([A-Z_]+_LEVEL_)([0-9])")
 _MOST_TOLD = 5
 _PASSED = "PASSED"
+_SCANS = frozenset(one for kind in KINDS if kind.short_name == "vulns" for one in kind.types)
 
 
 def check_signatures(rule: SignatureRule, policy: GatePolicy, examined: Examined, now: datetime) -> RuleResult:
@@ -95,7 +96,7 @@ def values_at(predicate: Mapping[str, Any], path: str) -> list[str]:
 
 def check_vulnerabilities(rule: VulnerabilityRule, policy: GatePolicy, examined: Examined, now: datetime) -> RuleResult:
     """The newest scan has found nothing worse than is allowed."""
-    scan = _newest(examined.evidence, rule.signers, lambda one: isinstance(_read(one), VulnerabilityScan))
+    scan = _newest(examined.evidence, rule.signers, lambda one: one.predicate_type in _SCANS)
     if scan is None:
         return _none("vulnerabilities", "SCAN_MISSING", "a vulnerability scan", rule.signers, policy, examined)
     aged = age_result("vulnerabilities", "SCAN_TOO_OLD", scan, rule.max_age, now)
