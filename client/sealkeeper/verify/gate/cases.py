@@ -265,7 +265,7 @@ def _of_provenance(_: Value, members: Mapping[str, Value]) -> tuple[str, dict[st
         "runDetails": {"builder": {"id": said("builder", "https://example.com/builder")}, "metadata": {}},
     }
     if said("run"):
-        predicate["runDetails"]["metadata"] = {"invocationId": said("run")}  # type: ignore[index]
+        predicate["runDetails"]["metadata"] = {"invocationId": said("run")}
     return PROVENANCE_V1, predicate
 
 
