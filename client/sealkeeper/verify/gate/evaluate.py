@@ -104,7 +104,16 @@ class Context:
 
 def evaluate(policy: GatePolicy, artifact: Artifact, context: Context) -> Decision:
     """Decide. What goes wrong is a reason in the answer, never an exception of the evidence's making."""
-    verdict = _Evaluation(policy, context).verdict(artifact)
+    return decide(policy, verdict_on(policy, artifact, context), artifact, context)
+
+
+def verdict_on(policy: GatePolicy, artifact: Artifact, context: Context) -> Verdict:
+    """What the policy says of an artifact, whatever its mode and the gate's exceptions are."""
+    return _Evaluation(policy, context).verdict(artifact)
+
+
+def decide(policy: GatePolicy, verdict: Verdict, artifact: Artifact, context: Context) -> Decision:
+    """What comes of a verdict, now, with the policy's mode and the gate's exceptions."""
     exception = None if verdict.passed else applying(context.exceptions, artifact, context.environment, context.now)
     allowed = verdict.passed or exception is not None or policy.mode is not Mode.ENFORCE
     return Decision(
