@@ -44,7 +44,7 @@ _SOURCE_ONLY = frozenset({"gitCommit", "gitTree", "gitBlob", "gitTag", "sha1"})
 class Gatherer(Protocol):
     """Finds bundles."""
 
-    def __call__(self, artifact: Artifact) -> Iterable[FoundBundle]:
+    def __call__(self, artifact: Artifact, /) -> Iterable[FoundBundle]:
         """All that there are about an artifact.
 
         Raises:
