@@ -49,7 +49,7 @@ class Asking:
         tasks = [self._begin(one, deadline - min(_MARGIN, _MARGIN_SHARE * left)) for one in questions]
         waited_for = [task for task in tasks if task is not None]
         try:
-            await finished_by(self._clock, deadline, asyncio.gather(*waited_for, return_exceptions=True))
+            await finished_by(self._clock, deadline, _ended(waited_for))
         finally:
             for task in waited_for:
                 task.cancel()
@@ -91,7 +91,7 @@ class Asking:
             return task.result()
         self._metrics.errors.add("decider")
         # Its text may hold what is not for a log.
-        _log.error("deciding on an image failed", extra={"fields": {"error": type(error).__name__}})
+        _log.error("deciding on an image failed: %s", type(error).__name__)
         return undecided(question, FAILED, "deciding failed", "see the webhook's log")
 
 
@@ -99,6 +99,11 @@ def undecided(question: ImageQuestion, code: str, message: str, next_step: str) 
     """The answer where there is none."""
     reason = GateReason(code, message, next_step)
     return ImageAnswer(question.image, "", allowed=False, passed=False, source=AnswerSource.NONE, reasons=(reason,))
+
+
+async def _ended(tasks: Sequence[asyncio.Task[ImageAnswer]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 async def finished_by(clock: Clock, deadline: float, work: Awaitable[T]) -> T | None:

@@ -23,7 +23,8 @@
     require_digest = "everywhere"        # tags are refused without asking; "pods", or "nowhere" for not at all
     failure_policy = "open"              # what cannot be decided may run
 
-    [default]                            # where no rule matches; left out: refused
+    [default]                            # where no rule matches; left out: everything is refused there
+    gate = "tenants/acme/gates/default"
 
     [external_data.default]              # what Gatekeeper asks for
     gate = "tenants/acme/gates/production"

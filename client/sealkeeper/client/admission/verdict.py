@@ -18,7 +18,7 @@ MAX_WARNING, MAX_WARNINGS, MAX_MESSAGE, MAX_ANNOTATION = 120, 10, 8192, 2048
 """Characters, or how many: beyond, the API server may cut warnings itself."""
 _MAX_REASONS, _MAX_CAUSES = 5, 50
 _DIGEST = re.compile(r"[^@\s]+@(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})")
-_FROM = {
+SAID_BY = {
     AnswerSource.GATEWAY: "says the gateway",
     AnswerSource.CACHE: "from the cache",
     AnswerSource.OFFLINE: "decided offline",
@@ -99,7 +99,7 @@ def judge(
         elif answer.source is AnswerSource.NONE and rule.failure_policy is FailurePolicy.OPEN:
             failed_open.append(answer)
         else:
-            refused.append(Refusal(image, answer.reasons, _FROM[answer.source], answer.resolved))
+            refused.append(Refusal(image, answer.reasons, SAID_BY[answer.source], answer.resolved))
             only_undecided &= answer.source is AnswerSource.NONE
     outcome = ALLOWED if not refused else UNDECIDED if only_undecided else REFUSED
     warnings = _warnings(admitted, failed_open)
