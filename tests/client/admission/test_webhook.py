@@ -488,6 +488,30 @@ async def test_a_caller_of_another_ca_is_not_answered(tmp_path: Path) -> None:
         assert webhook.decider.asked == []
 
 
+@pytest.mark.parametrize("sent", [b"", b"POST /validate HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "half a head"])
+async def test_a_connection_that_asks_nothing_is_ended(tmp_path: Path, sent: bytes) -> None:
+    async with serving(tmp_path) as webhook:
+        host, _, port = webhook.webhook.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=webhook.tls, server_hostname="localhost")
+        writer.write(sent)
+        # Another connection that did ask stays: it is the same one afterwards.
+        await webhook.review(reviews.create_pod())
+        webhook.clock.advance(10)
+        assert await reader.read() == b""
+        writer.close()
+        await webhook.review(reviews.create_pod())
+
+
+async def test_connections_beyond_the_bound_are_turned_away(tmp_path: Path) -> None:
+    async with serving(tmp_path, by=settings(limits=Limits(max_connections=1))) as webhook:
+        await webhook.review(reviews.create_pod())
+        host, _, port = webhook.webhook.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=webhook.tls, server_hostname="localhost")
+        assert await reader.read() == b""
+        writer.close()
+        await webhook.review(reviews.create_pod())
+
+
 async def test_plaintext_is_not_answered(tmp_path: Path) -> None:
     async with serving(tmp_path) as webhook:
         host, _, port = webhook.webhook.address.rpartition(":")

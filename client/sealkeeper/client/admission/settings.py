@@ -123,6 +123,7 @@ class Limits:
         max_reviews: reviews under way.
         max_images: different images of a review.
         max_questions: images that are being decided on.
+        max_connections: connections, of each port.
         drain: seconds that go on being served after the webhook has been told to end.
     """
 
@@ -132,6 +133,7 @@ class Limits:
     max_reviews: int = 256
     max_images: int = 100
     max_questions: int = 1000
+    max_connections: int = 1000
     drain: float = 5.0
 
 
@@ -284,6 +286,7 @@ def _limits(top: _Table) -> Limits:
         max_reviews=top.integer("max_reviews", 1, 10_000, usual.max_reviews),
         max_images=top.integer("max_images", 1, 1000, usual.max_images),
         max_questions=top.integer("max_questions", 1, 100_000, usual.max_questions),
+        max_connections=top.integer("max_connections", 1, 100_000, usual.max_connections),
         drain=top.number("drain", 0.0, 60.0, usual.drain),
     )
     if limits.max_bodies < limits.max_body:

@@ -26,6 +26,7 @@ from sealkeeper.client.admission.answering import Answering
 from sealkeeper.client.admission.asking import Asking, finished_by
 from sealkeeper.client.admission.clock import Clock, MonotonicClock
 from sealkeeper.client.admission.decider import Decider
+from sealkeeper.client.admission.listening import BoundedSite, Silence
 from sealkeeper.client.admission.metrics import CONTENT_TYPE, GateMetrics
 from sealkeeper.client.admission.review import Response, Review, ReviewError, parse_review, response_document
 from sealkeeper.client.admission.settings import WebhookSettings
@@ -125,7 +126,8 @@ class Webhook:
     async def _listen(
         self, address: str, setting: str, routes: list[web.RouteDef], context: ssl.SSLContext | None
     ) -> str:
-        application = web.Application()
+        limits, silence = self._settings.limits, Silence(self._clock)
+        application = web.Application(middlewares=[silence.middleware])
         application.add_routes(routes)
         runner = web.AppRunner(
             application,
@@ -135,11 +137,14 @@ class Webhook:
             auto_decompress=False,
             lingering_time=_LINGER,
             keepalive_timeout=_KEEP_ALIVE,
+            # What is under way when the webhook ends has the time that it was promised.
+            shutdown_timeout=limits.budget + 1,
         )
         await runner.setup()
         host, _, port = address.rpartition(":")
         try:
-            await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context, reuse_port=False).start()
+            site = BoundedSite(runner, host.strip("[]"), int(port), context, silence, limits.max_connections)
+            await site.start()
         except (OSError, OverflowError) as error:
             await runner.cleanup()
             said = getattr(error, "strerror", None) or "no such port"
