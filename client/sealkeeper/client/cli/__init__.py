@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sealkeeper.client.cli import approvals, grants, keys, log, policy, providers, quota, trust
+from sealkeeper.client.cli import approvals, grants, keys, log, policy, provenance, providers, quota, trust
 from sealkeeper.client.cli.arguments import asks_for_json, in_order
 from sealkeeper.client.cli.doctor import doctor
 from sealkeeper.client.cli.failures import FAULT, INTERRUPTED, STOPPED, failure_of, usage_failure
@@ -122,6 +122,7 @@ app.add_typer(grants.app, name="grants")
 app.command("break-glass", epilog=EXIT_CODES)(grants.break_glass)
 app.add_typer(policy.app, name="policy")
 app.add_typer(quota.app, name="quota")
+app.add_typer(provenance.app, name="provenance")
 app.command(epilog=EXIT_CODES)(whoami)
 app.command(epilog="Exit codes: 0 done; 2 refused, or wrong usage; 3 the issuer does not answer; 130 given up.")(login)
 app.command(epilog="Exit codes: 0 done; 2 wrong usage.")(logout)
