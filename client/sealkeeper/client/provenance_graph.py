@@ -302,7 +302,7 @@ _Key: TypeAlias = tuple[object, ...]
 
 
 class _Building:
-    """A graph that grows; nodes by what makes them the same."""
+    """A graph that grows; nodes by what makes them the same, at the same depth."""
 
     def __init__(self, statements: Mapping[str, Sequence[SignedStatement]], most: int) -> None:
         self.nodes: dict[_Key, Node] = {}
@@ -393,10 +393,10 @@ class _Building:
 
     def _source(self, source: _Source, depth: int) -> Node:
         title = _short(source.repository) or "source"
-        commit = f"commit {source.commit[:12]}" if source.commit else ""
+        commit = f"commit {source.commit[:12]}" if source.commit and ":" not in source.commit else source.commit[:19]
         facts = {"repository": source.repository or None, "ref": source.ref or None, "commit": source.commit or None}
         return self._node(
-            ("source", source),
+            ("source", source, depth),
             NodeKind.SOURCE,
             title,
             lines=tuple(filter(None, (source.ref, commit))),
@@ -411,7 +411,7 @@ class _Building:
         for one in shown:
             digest, uri = _digest_of(one), _fact(_USER.sub(r"\1", one.uri))
             node = self._node(
-                ("dependency", digest or uri),
+                ("dependency", digest or uri, build.depth),
                 NodeKind.DEPENDENCY,
                 one.name or _short(one.uri) or "dependency",
                 facts={"name": _fact(one.name) or None, "uri": uri or None, "mediaType": _fact(one.media_type) or None},
@@ -617,14 +617,15 @@ def _outcome(decision: DeployDecision) -> tuple[Tone, str]:
 
 def _source_of(found: Provenance) -> tuple[_Source, list[ResourceDescriptor]]:
     """The source of a build, the first dependency that is a git repository or what its parameters say; and the rest."""
-    for place, one in enumerate(found.resolved_dependencies):
-        if one.uri.startswith("git+"):
-            others = [*found.resolved_dependencies[:place], *found.resolved_dependencies[place + 1 :]]
-            repository, ref = _repository_and_ref(one.uri)
-            commit = next((one.digests[name] for name in _COMMITS if name in one.digests), "")
-            return _Source(repository, ref or _said(found.external_parameters)[1], commit), others
-    repository, ref = _said(found.external_parameters)
-    return _Source(_repository_and_ref(repository)[0], ref), list(found.resolved_dependencies)
+    said, ref = _said(found.external_parameters)
+    repository = _repository_and_ref(said)[0]
+    dependencies = list(found.resolved_dependencies)
+    for place, one in enumerate(dependencies):
+        known, at = _repository_and_ref(one.uri)
+        if one.uri.startswith("git+") or (known and known == repository):
+            commit = next((one.digests[name] for name in _COMMITS if name in one.digests), _digest_of(one))
+            return _Source(known, at or ref, commit), dependencies[:place] + dependencies[place + 1 :]
+    return _Source(repository, ref), dependencies
 
 
 def _said(parameters: Mapping[str, Any]) -> tuple[str, str]:

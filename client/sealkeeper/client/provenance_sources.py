@@ -36,6 +36,8 @@ MAX_DECISIONS: Final = 1000
 """The newest of each gate."""
 MAX_INDEX: Final = 4 * 1024 * 1024
 """Bytes of an image index, as registries have it."""
+_ALLOW: Final = 1
+"""``GATE_OUTCOME_ALLOW`` of the contract."""
 _MAX_CHILDREN: Final = 1000
 _INDEXES: Final = (
     "application/vnd.oci.image.index.v1+json",
@@ -268,12 +270,11 @@ def _read(path: Path) -> bytes:
 
 
 def _decision(gate: str, one: Any) -> DeployDecision:
-    # An outcome that this client does not know allows nothing.
-    outcome = one.DESCRIPTOR.fields_by_name["outcome"].enum_type.values_by_number.get(one.outcome)
     return DeployDecision(
         gate,
         one.environment,
-        outcome.name.removeprefix("GATE_OUTCOME_") if outcome is not None else "",
+        # Of an outcome that this client does not know, nothing is said to be allowed.
+        "ALLOW" if one.outcome == _ALLOW else "DENY",
         one.passed,
         one.time.ToDatetime(UTC) if one.HasField("time") else None,
         one.exception,
