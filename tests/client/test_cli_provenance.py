@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from sealkeeper.client import provenance_sources
 from sealkeeper.client.cli import run
 from sealkeeper.client.cli.provenance_tree import tree_lines
 from sealkeeper.client.errors import RefusedError, UnavailableError
@@ -48,7 +50,7 @@ from tests.client.provenance_samples import (
     subject,
     whole,
 )
-from tests.verify.signed import ARTIFACT, changed, signed
+from tests.verify.signed import ARTIFACT, RUNNER, changed, signed
 
 FILE_DIGEST = "sha256:03473f89a784c14707308b73a324b887c10627dc400d8f62fd37a74d66b12438"
 OFFLINE = ("--trust", "trust", "--offline")
@@ -128,10 +130,9 @@ def test_the_tree_of_a_whole_chain() -> None:
         f"        │   ├── ✓ attestation acme.example/review/v1; {signer}, 2026-06-01 12:08:00Z",
         "        │   ├── ✗ not verified: CycloneDX bill of materials: signature: it does not fit "
         f"(file x.json, bundle {digest('bundle 9')[:19]}…)",
-        "        │   ├── decision production: refused for us, 2026-06-01 14:00:00Z, SCAN_AGE: it is too old",
-        "        │   ├── decision production: allowed for eu, 2026-06-01 13:00:00Z",
-        "        │   └── decision staging: allowed, policy not fulfilled, 2026-06-01 12:00:00Z, "
-        "by the exception hotfix",
+        "        │   ├── decision refused for us, by production, 2026-06-01 14:00:00Z, SCAN_AGE: it is too old",
+        "        │   ├── decision allowed for eu, by production, 2026-06-01 13:00:00Z",
+        "        │   └── decision allowed, policy not fulfilled, by staging, 2026-06-01 12:00:00Z, exception hotfix",
         "        └── artifact app.tar.gz, sha256:4a21abdc0be4…",
     ]
 
@@ -165,7 +166,7 @@ def test_colours_are_for_those_who_want_them() -> None:
     assert "\x1b" not in "".join(tree_lines(whole()))
     coloured = "\n".join(tree_lines(whole(), coloured=True))
     assert "\x1b[31mnot verified: CycloneDX bill of materials" in coloured
-    assert "\x1b[32mproduction: allowed for eu" in coloured
+    assert "\x1b[32mallowed for eu" in coloured
 
 
 def test_what_several_builds_have_made_is_told_once() -> None:
@@ -402,6 +403,16 @@ def test_a_statement_about_something_else_is_not_believed_whoever_hands_it_over(
     assert chain.notes == (f"store: {ELSEWHERE}",)
 
 
+def test_a_statement_that_was_signed_as_something_else_is_not_believed() -> None:
+    one = signed()
+    payload = json.loads(bundle_of(statement(SPDX, sbom())))["dsseEnvelope"]["payload"]
+    bundle = one.world.bundle(one.key, b64decode(payload), certificate=False, payload_type="application/json")
+    chain = gather(digest("app"), [Scripted({digest("app"): [RUNNER.run(bundle)]})], one.trust)
+    [found] = chain.statements[digest("app")]
+    assert not found.verified
+    assert "application/json" in found.why_not
+
+
 def test_who_may_not_see_decisions_sees_the_rest() -> None:
     source = Scripted({digest("app"): [bundle_of(statement(SPDX, sbom()))]}, error=RefusedError("not yours"))
     chain = gather(digest("app"), [source], signed().trust)
@@ -410,6 +421,13 @@ def test_who_may_not_see_decisions_sees_the_rest() -> None:
     source.error = UnavailableError("gone")
     with pytest.raises(UnavailableError):
         gather(digest("app"), [source], signed().trust)
+
+
+def test_the_bytes_that_are_looked_at_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance_sources, "MAX_BYTES", 5)
+    chain = gather(digest("app"), [Scripted({digest("app"): [b"{}", b"[]", b"7 "]})], signed().trust)
+    assert len(chain.statements[digest("app")]) == 2
+    assert chain.notes == ("there are more attestations than can be looked at",)
 
 
 def test_what_is_gathered_is_bounded_and_a_note_says_so() -> None:

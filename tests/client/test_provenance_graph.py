@@ -82,9 +82,9 @@ def test_the_whole_chain_is_there_from_source_to_decisions() -> None:
         ("dependency pkg:pypi/lib3", "used", "build ci.example/hosted"),
         ("build ci.example/hosted", "made", "dependency pkg:pypi/lib1"),
         ("artifact app", "contains", "index-child linux/amd64"),
-        ("artifact app", "decided", "decision production: refused for us"),
-        ("artifact app", "decided", "decision production: allowed for eu"),
-        ("artifact app", "decided", "decision staging: allowed, policy not fulfilled"),
+        ("artifact app", "decided", "decision refused for us"),
+        ("artifact app", "decided", "decision allowed for eu"),
+        ("artifact app", "decided", "decision allowed, policy not fulfilled"),
     ]
     assert [one.asked for one in of_kind(graph, NodeKind.ARTIFACT)] == [True, False]
     assert graph.verified
@@ -135,6 +135,8 @@ def test_decisions_alone_verify_nothing() -> None:
 def test_what_is_verified_about_a_dependency_verifies_nothing_of_the_artifact() -> None:
     bad = unbelieved(EVERYTHING[0].statement)
     assert not build_graph(ASKED, {ASKED: [bad], digest("lib1"): OF_LIB1}).verified
+    of_another = replace(only(about(EVERYTHING[0]), NodeKind.BUILD), depth=1)
+    assert not ProvenanceGraph((of_another,), ()).verified
 
 
 def test_many_dependencies_are_summed_up_unless_all_are_asked_for() -> None:
@@ -169,7 +171,7 @@ def test_the_asked_artifact_is_shown_among_many_siblings() -> None:
 def test_the_newest_decisions_are_shown_and_refusals_among_the_others_are_told() -> None:
     many = [replace(ALLOWED, time=ALLOWED.time and ALLOWED.time.replace(minute=one)) for one in range(8)]
     graph = build_graph(ASKED, {}, [replace(REFUSED, time=EXCEPTED.time), *many])
-    assert [one.lines[0][-6:] for one in of_kind(graph, NodeKind.DECISION)] == [
+    assert [one.lines[1][-6:] for one in of_kind(graph, NodeKind.DECISION)] == [
         f"0{one}:00Z" for one in (7, 6, 5, 4, 3)
     ]
     more = only(graph, NodeKind.MORE)
@@ -187,6 +189,11 @@ def test_the_newest_decisions_are_shown_and_refusals_among_the_others_are_told()
 )
 def test_a_decision_looks_like_what_it_let_happen(decision: DeployDecision, tone: Tone) -> None:
     assert only(build_graph(ASKED, {}, [decision]), NodeKind.DECISION).tone is tone
+
+
+def test_no_name_is_so_long_that_it_hides_an_outcome() -> None:
+    long = DeployDecision("tenants/acme/gates/" + "allowed" * 100, "allowed" * 100, "DENY", False)
+    assert only(build_graph(ASKED, {}, [long]), NodeKind.DECISION).title.startswith("refused for allowed")
 
 
 def test_one_bundle_that_is_found_twice_is_shown_once() -> None:

@@ -449,12 +449,13 @@ class _Building:
     def _decision(self, place: int, one: DeployDecision) -> Node:
         tone, said = _outcome(one)
         where = f" for {one.environment}" if one.environment else ""
-        because = f"by the exception {one.exception.rpartition('/')[2]}" if one.exception else "; ".join(one.reasons)
+        because = f"exception {one.exception.rpartition('/')[2]}" if one.exception else "; ".join(one.reasons)
         return self._node(
             ("decision", place),
             NodeKind.DECISION,
-            f"{one.gate.rpartition('/')[2]}: {said}{where}",
-            lines=tuple(filter(None, (utc(one.time), because))),
+            # The outcome first: no name can be so long that it is cut off.
+            f"{said}{where}",
+            lines=tuple(filter(None, (f"by {one.gate.rpartition('/')[2]}", utc(one.time), because))),
             facts={
                 "gate": _fact(one.gate),
                 "environment": _fact(one.environment) or None,
