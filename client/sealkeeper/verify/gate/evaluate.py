@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from sealkeeper.verify.errors import EvidenceError, VerifyError
 from sealkeeper.verify.gate.decision import Artifact, Decision, Outcome, Reason, RuleResult, Verdict
-from sealkeeper.verify.gate.evidence import Evidence, Examined, FoundBundle, examine
+from sealkeeper.verify.gate.evidence import Evidence, Examined, FoundBundle, bounded, examine
 from sealkeeper.verify.gate.exceptions import GateException, applying
 from sealkeeper.verify.gate.patterns import Pattern
 from sealkeeper.verify.gate.policy import DependencyRule, GatePolicy, Mode, Rules
@@ -175,7 +175,7 @@ class _Evaluation:
         digest = artifact.digest
         if digest not in self._known:
             try:
-                self._known[digest] = list(self._context.gather(artifact)), None
+                self._known[digest] = bounded(self._context.gather(artifact)), None
             except EvidenceError as error:
                 self._known[digest] = [], _failed("evidence", error.reason, str(error))
         return self._known[digest]

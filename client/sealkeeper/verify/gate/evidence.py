@@ -27,6 +27,8 @@ MAX_BUNDLES = 64
 """About one artifact."""
 MAX_BYTES = 64 * 1024 * 1024
 """Of these together."""
+_MAX_FOUND = 4 * MAX_BUNDLES
+"""Where the same ones are found again: in a store and in a registry."""
 _MAX_PINNED = 10
 _HASHES = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
 
@@ -135,22 +137,32 @@ def examine(
     """
     evidence: dict[str, Evidence] = {}
     refused: dict[str, Refused] = {}
-    size = 0
-    for count, one in enumerate(found, 1):
-        size += len(one.data)
-        if count > MAX_BUNDLES:
-            raise EvidenceError("ATTESTATIONS_TOO_MANY", f"there are more than {MAX_BUNDLES} attestations")
-        if size > MAX_BYTES:
-            raise EvidenceError("ATTESTATIONS_TOO_LARGE", f"the attestations have more than {MAX_BYTES} bytes together")
+    for one in bounded(found):
         digest = one.digest
-        if digest in evidence or digest in refused:
-            continue
         looked = _look(one, digest, artifact, policy, trust, now)
         if isinstance(looked, Evidence):
             evidence[digest] = looked
         else:
             refused[digest] = looked
     return Examined(tuple(evidence.values()), tuple(refused.values()))
+
+
+def bounded(found: Iterable[FoundBundle]) -> list[FoundBundle]:
+    """The bundles, each once; nothing more is asked for than is needed to see that they are too many.
+
+    Raises:
+        EvidenceError: they are more than ``MAX_BUNDLES``, or have more than ``MAX_BYTES`` together.
+    """
+    taken: dict[str, FoundBundle] = {}
+    size = 0
+    for count, one in enumerate(found, 1):
+        size += len(one.data)
+        if size > MAX_BYTES:
+            raise EvidenceError("ATTESTATIONS_TOO_LARGE", f"the attestations have more than {MAX_BYTES} bytes together")
+        taken.setdefault(one.digest, one)
+        if len(taken) > MAX_BUNDLES or count > _MAX_FOUND:
+            raise EvidenceError("ATTESTATIONS_TOO_MANY", f"there are more than {MAX_BUNDLES} attestations")
+    return list(taken.values())
 
 
 def _look(
