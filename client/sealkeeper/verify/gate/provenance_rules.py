@@ -76,7 +76,9 @@ def _pairs(policy: GatePolicy, evidence: Evidence) -> Iterator[BuilderRule]:
 
 def _missing(policy: GatePolicy, examined: Examined) -> RuleResult:
     wanted = "; ".join(f"{one.id} signed by {policy.signers[one.signer]}" for one in policy.builders[:_MOST_TOLD])
-    found = [one for one in examined.refused if one.predicate_type.startswith(_PROVENANCE)]
+    # What cannot be read says not even what it is.
+    found = [one for one in examined.refused if not one.predicate_type or one.predicate_type.startswith(_PROVENANCE)]
+    found.sort(key=lambda one: (not one.predicate_type, one.digest))
     said = "".join(
         f"; found one {f'of {one.who} ' if one.who else ''}in {one.origin}, refused: {one.why}"
         for one in found[:_MOST_TOLD]
