@@ -249,14 +249,16 @@ def by_identity(
     leaf = certify(instance, start=start, stamp_time=start, names=[named], texts=texts)
     signature = instance.sign(pae(IN_TOTO, payload))
     pem = leaf.public_bytes(Encoding.PEM) if certified else _pem(instance)
-    spec = {
+    spec: dict[str, Any] = {
         "envelopeHash": {"algorithm": "sha256", "value": sha256(b"as it was sent").hexdigest()},
         "payloadHash": {"algorithm": "sha256", "value": sha256(payload).hexdigest()},
         "signatures": [{"signature": b64(signature), "verifier": b64(pem)}],
     }
     shape = Shape(kind="dsse", envelope=True, certificate=certified)
     entry = instance.entry(shape, rfc8785.dumps({"apiVersion": "0.0.1", "kind": "dsse", "spec": spec}))
-    material: dict[str, Any] = {"certificate": {"rawBytes": b64(der(leaf))}} if certified else {"publicKey": {"hint": instance.hint}}
+    material: dict[str, Any] = {"publicKey": {"hint": instance.hint}}
+    if certified:
+        material = {"certificate": {"rawBytes": b64(der(leaf))}}
     document = {
         "mediaType": MEDIA_TYPES["0.3"],
         "verificationMaterial": {"tlogEntries": [entry], "timestampVerificationData": {}, **material},

@@ -13,14 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sealkeeper.verify.errors import EvidenceError
+from sealkeeper.verify.gate import evidence
 from sealkeeper.verify.gate.decision import Artifact, Outcome
 from sealkeeper.verify.gate.evidence import MAX_BUNDLES, MAX_BYTES, FoundBundle
+from sealkeeper.verify.predicates import read_predicate
 from sealkeeper.verify.rego import RegoRunner
 from sealkeeper.verify.statement import MAX_SUBJECTS
 from tests.verify.gate.signed_statements import (
     APP,
     BUILT,
     DIGEST,
+    GATES,
     POLICY,
     QA,
     RELEASE,
@@ -36,6 +39,7 @@ from tests.verify.gate.signed_statements import (
     provenance,
     scan,
     statement,
+    summary,
     told,
     trust,
 )
@@ -365,3 +369,35 @@ def test_no_predicate_makes_it_raise(predicate: Any, kind: str) -> None:
     )
     document = {"x": predicate} if not isinstance(predicate, dict) else predicate
     assert decided(policy, [by_key(statement(kind, document))]).outcome is Outcome.DENY
+
+
+@pytest.mark.parametrize("believed", [True, False])
+def test_more_parameters_than_can_be_compared_are_a_reason(believed: bool) -> None:
+    policy = BUILT.replace("minimum_level: 2", 'minimum_level: 2, parameters: {"**": "*"}')
+    bomb = provenance(parameters={f"p{number}": "x" for number in range(10_001)})
+    signed = by_key(bomb) if believed else by_identity(bomb, "mallory@example.com")
+    decision = decided(policy, [signed])
+    assert ("BUILD_PARAMETERS" if believed else "PROVENANCE_BUILDER") in codes(decision)
+    assert decided(policy, [signed, by_key(provenance(parameters={"p": "x"}))]).outcome is Outcome.ALLOW
+
+
+def test_levels_that_are_no_levels_reach_none() -> None:
+    policy = f"{POLICY}\nrequire: {{promotion: {{verifier: https://gw/gates/staging, signers: [gates]}}}}\n"
+    for level in ("SLSA_BUILD_LEVEL_9", "SLSA_BUILD_LEVEL_", "SLSA_BUILD_LEVEL_33"):
+        decision = decided(policy, [by_key(summary(verifiedLevels=[level]), GATES)])
+        assert (decision.outcome, decision.verdict.level) == (Outcome.ALLOW, 0)
+
+
+def test_a_predicate_that_cannot_be_read_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+
+    def count(kind: str, predicate: Any) -> Any:
+        nonlocal read
+        read += 1
+        return read_predicate(kind, predicate)
+
+    monkeypatch.setattr(evidence, "read_predicate", count)
+    revoked = ", ".join(f"{{builder: https://b.example/{number}, reason: x}}" for number in range(100))
+    bad = by_key(statement("https://slsa.dev/provenance/v1", {}))
+    assert codes(decided(f"{BUILT}\nrevoked: [{revoked}]\n", [bad])) == {"PROVENANCE_INVALID"}
+    assert read == 1

@@ -10,6 +10,7 @@ policy and the exceptions of the gate make an answer of that. Where something ca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -38,6 +39,7 @@ from sealkeeper.verify.trust import TrustRoot
 MAX_CHILDREN = 100
 MAX_DEPENDENCIES = 200
 """That are looked at for one artifact, all depths together."""
+_BUILD_LEVEL = re.compile(r"SLSA_BUILD_LEVEL_([0-4])")
 _SOURCE_ONLY = frozenset({"gitCommit", "gitTree", "gitBlob", "gitTag", "sha1"})
 
 
@@ -338,8 +340,8 @@ def _provenance(evidence: Evidence) -> Provenance | None:
 
 
 def _summary_level(used: Sequence[Evidence]) -> int:
-    levels = [one for each in used for one in getattr(each.predicate, "verified_levels", ())]
-    return max((int(one[-1]) for one in levels if one.startswith("SLSA_BUILD_LEVEL_") and one[-1].isdigit()), default=0)
+    levels = [_BUILD_LEVEL.fullmatch(one) for each in used for one in getattr(each.predicate, "verified_levels", ())]
+    return max((int(one[1]) for one in levels if one is not None), default=0)
 
 
 def _failed(rule: str, code: str, message: str, next_step: str = "") -> RuleResult:

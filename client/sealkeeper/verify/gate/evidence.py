@@ -6,7 +6,7 @@ What does not verify, or is about something else, is kept as refused: reasons fo
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -89,16 +89,26 @@ class Evidence:
             return f"{self.result.issuer} {self.result.identity}"
         return sha256(self.result.public_key).hexdigest()
 
-    @cached_property
+    @property
     def predicate(self) -> Any:
         """As its type has it; ``None`` for a type that is not known.
 
         Raises:
             PredicateError: it is not one of its type.
         """
+        if isinstance(self._read, PredicateError):
+            raise self._read
+        return self._read
+
+    @cached_property
+    def _read(self) -> Any:
+        # That it cannot be read is kept, too: rules ask again and again.
         if self.statement is None:
             return None
-        return read_predicate(self.statement.predicate_type, self.statement.predicate)
+        try:
+            return read_predicate(self.statement.predicate_type, self.statement.predicate)
+        except PredicateError as error:
+            return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +184,14 @@ def _look(
         result = _verified(bundle, artifact, policy.signers, trust)
         statement = _statement(result, artifact) if isinstance(bundle.content, DsseEnvelope) else None
         said = statement.predicate_type if statement is not None else ""
-        found = Evidence(digest, one.origin, result, statement, ())
+        signers = tuple(name for name, rule in policy.signers.items() if _is_of(rule, result, trust))
+        found = Evidence(digest, one.origin, result, statement, signers)
         if found.time > now:
             return Refused(digest, one.origin, said, found.who, f"it was signed at {found.time}, which is yet to come")
-        signers = tuple(name for name, rule in policy.signers.items() if _is_of(rule, result, trust))
-        why = _revoked(found, signers, policy)
+        why = _revoked(found, policy)
         if why:
             return Refused(digest, one.origin, said, found.who, why)
-        return Evidence(digest, one.origin, result, statement, signers)
+        return found  # noqa: TRY300
     except VerifyError as error:
         who = result.identity or result.key_name
         return Refused(digest, one.origin, said or _claimed_type(one.data), who, str(error))
@@ -238,12 +248,12 @@ def _is_of(rule: SignerRule, result: VerificationResult, trust: TrustRoot) -> bo
     return result.public_key == rule.public_key
 
 
-def _revoked(found: Evidence, signers: Sequence[str], policy: GatePolicy) -> str:
+def _revoked(found: Evidence, policy: GatePolicy) -> str:
     """Why the policy does not believe it; empty where it does."""
+    builder = builder_of(found) if any(one.builder is not None for one in policy.revoked) else ""
     for one in policy.revoked:
-        builder = builder_of(found)
         named = (
-            (not one.signer or one.signer in signers)
+            (not one.signer or one.signer in found.signers)
             and (one.builder is None or (builder != "" and one.builder.fits(builder)))
             and one.digest in ("", found.digest)
         )

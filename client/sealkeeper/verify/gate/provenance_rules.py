@@ -104,6 +104,9 @@ def _judge(rule: ProvenanceRule, policy: GatePolicy, evidence: Evidence, now: da
         return Judged(evidence, (result,), 0, BuildSource())
     level = believed_level(policy, evidence, provenance.builder_id)
     results = [_builder(policy, evidence, provenance, level), _level(rule, level)]
+    if not level:
+        # Anybody can have signed it: nothing else in it is worth the time that it may take.
+        return Judged(evidence, tuple(results), 0, source)
     if rule.source is not None:
         results += _source(rule.source, source)
     results += _build(rule, evidence, provenance, source)
@@ -181,10 +184,14 @@ def _build(
 
 
 def _parameters(wanted: Mapping[str, Sequence[Pattern]], found: Mapping[str, Any]) -> RuleResult:
+    try:
+        values = list(leaves(found))
+    except PredicateError as error:
+        return _failed("provenance.parameters", "BUILD_PARAMETERS", str(error))
     problems: list[str] = []
     patterns = {Pattern(path.replace(".", "/")): values for path, values in wanted.items()}
     seen: set[str] = set()
-    for path, text in leaves(found):
+    for path, text in values:
         fitting = [(one, values) for one, values in patterns.items() if one.fits(path)]
         seen.update(one.text for one, _ in fitting)
         shown = path.replace("/", ".")[:200]
