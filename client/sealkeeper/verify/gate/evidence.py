@@ -17,6 +17,7 @@ from sealkeeper.verify.artifact import Artifact as SignedArtifact
 from sealkeeper.verify.bundle import Bundle, DsseEnvelope, parse_bundle
 from sealkeeper.verify.errors import EvidenceError, PredicateError, VerifyError
 from sealkeeper.verify.gate.decision import Artifact
+from sealkeeper.verify.gate.patterns import Pattern
 from sealkeeper.verify.gate.policy import GatePolicy, SignerRule
 from sealkeeper.verify.predicates import read_predicate
 from sealkeeper.verify.statement import PAYLOAD_TYPE, Statement, parse_statement
@@ -56,6 +57,7 @@ class Evidence:
         result: of its verification: who, when, with which certificate.
         statement: that was signed; ``None`` where the artifact itself was.
         signers: names of the policy's signers that it is of.
+        pinned: its key is one that the policy pins itself, whatever certificate there is for it.
     """
 
     digest: str
@@ -63,6 +65,7 @@ class Evidence:
     result: VerificationResult
     statement: Statement | None
     signers: tuple[str, ...]
+    pinned: bool = False
 
     @property
     def time(self) -> datetime:
@@ -84,8 +87,11 @@ class Evidence:
 
     @property
     def party(self) -> str:
-        """Alike for all that one party signed: an identity, or a public key, whatever it is called."""
-        if self.result.identity and not self.result.key_name:
+        """Alike for all that one party signed: a kept key, an identity, or a public key, whatever it is called."""
+        if self.result.key_name:
+            # Whoever signs with one of its versions does with the next.
+            return self.result.key_name.partition("/versions/")[0]
+        if self.result.identity and not self.pinned:
             return f"{self.result.issuer} {self.result.identity}"
         return sha256(self.result.public_key).hexdigest()
 
@@ -185,7 +191,8 @@ def _look(
         statement = _statement(result, artifact) if isinstance(bundle.content, DsseEnvelope) else None
         said = statement.predicate_type if statement is not None else ""
         signers = tuple(name for name, rule in policy.signers.items() if _is_of(rule, result, trust))
-        found = Evidence(digest, one.origin, result, statement, signers)
+        pinned = any(rule.public_key == result.public_key for rule in policy.signers.values())
+        found = Evidence(digest, one.origin, result, statement, signers, pinned)
         if found.time > now:
             return Refused(digest, one.origin, said, found.who, f"it was signed at {found.time}, which is yet to come")
         why = _revoked(found, policy)
@@ -243,9 +250,23 @@ def _is_of(rule: SignerRule, result: VerificationResult, trust: TrustRoot) -> bo
     if rule.key:
         return result.key_name == rule.key or result.key_name.startswith(f"{rule.key}/versions/")
     if rule.identity is not None:
-        # A kept key's certificate names the key; it is nobody's identity.
-        return result.material == "certificate" and result.issuer == rule.issuer and rule.identity.fits(result.identity)
+        # A kept key's certificate names the key; it is nobody's identity, nor does one of another tenant say its state.
+        kept = result.key_name != "" or (trust.gateway != "" and result.issuer == f"https://{trust.gateway}")
+        return result.material == "certificate" and not kept and _names(rule, rule.identity, result)
     return result.public_key == rule.public_key
+
+
+def _names(rule: SignerRule, identity: Pattern, result: VerificationResult) -> bool:
+    """Whether it is an identity of the issuer that the pattern means.
+
+    Before the first ``@`` is the workflow, or the person; behind it the ref, or the host, and a ref may have another.
+    Each half is compared by itself: to ``acme/**@refs/heads/main`` a branch ``x@refs/heads/main`` would be the same.
+    """
+    wanted, found = identity.text.partition("@"), result.identity.partition("@")
+    if not wanted[1]:
+        return result.issuer == rule.issuer and identity.fits(result.identity)
+    halves = (Pattern(wanted[0]).fits(found[0]), found[1] == "@", Pattern(wanted[2]).fits(found[2]))
+    return result.issuer == rule.issuer and all(halves)
 
 
 def _revoked(found: Evidence, policy: GatePolicy) -> str:
