@@ -159,6 +159,13 @@ def test_a_repository_with_a_confusable_name_is_refused(repository: str, code: s
     assert code in codes(decided(BUILT, [by_key(provenance(repository=repository))]))
 
 
+@pytest.mark.parametrize(
+    "ref", ["refs/heads/x@refs/tags/v1", "refs/heads/refs/tags/v1", "refs/tags/x@refs/tags/v1", "refs/tags/v1/evil"]
+)
+def test_a_ref_cannot_be_named_so_that_it_passes_for_another(ref: str) -> None:
+    assert codes(decided(BUILT, [by_key(provenance(ref=ref))])) == {"SOURCE_REF"}
+
+
 def test_provenance_that_is_replayed_is_too_old() -> None:
     policy = BUILT.replace("minimum_level: 2", "minimum_level: 2, max_age: 30d")
     old = by_key(provenance(), moment=NOW - timedelta(days=31))

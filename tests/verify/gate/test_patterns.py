@@ -100,6 +100,7 @@ def test_spellings_of_a_repository_are_one(uri: str) -> None:
         "https://github.com",
         "https://github.com/acme/app\n",
         "https://github.com/.git",
+        "https://git.example/acme/app@evil/app",
         "",
     ],
 )

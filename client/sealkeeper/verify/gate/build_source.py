@@ -79,8 +79,8 @@ def _repository(uri: str) -> str:
 
 
 def _ref_in(uri: str) -> str:
-    path = uri.partition("://")[2]
-    ref = path.rpartition("@")[2] if "@" in path else ""
+    # From the first one on, as the repository ends there: refs may have more, and whoever names a branch chooses them.
+    ref = uri.partition("@")[2]
     return ref if ref.startswith("refs/") else ""
 
 

@@ -133,10 +133,12 @@ def repository_of(uri: str) -> str:
     if not text.isascii() or not text.isprintable() or len(text) > 1024:
         raise ValueError(f"the repository {uri[:200]!r} is not plain ASCII")
     split = urlsplit(text)
-    path = split.path.split("@", 1)[0].rstrip("/").removesuffix(".git")
+    path, _, revision = split.path.partition("@")
+    path = path.rstrip("/").removesuffix(".git")
     host = split.netloc.lower()
     if split.scheme not in ("https", "ssh") or not _HOST.fullmatch(host) or split.query or split.fragment:
         raise ValueError(f"the repository {uri[:200]!r} is not the plain https URI of one")
-    if not _REPOSITORY_PATH.fullmatch(path) or ".." in path:
+    # What is behind it may be a path to some server: acme/app@evil/app.
+    if not _REPOSITORY_PATH.fullmatch(path) or ".." in path or ("/" in revision and not revision.startswith("refs/")):
         raise ValueError(f"the repository {uri[:200]!r} has a path that could be read as another one")
     return f"{split.scheme}://{host}{path}"
