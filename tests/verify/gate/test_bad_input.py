@@ -408,3 +408,22 @@ def test_a_predicate_that_cannot_be_read_is_read_once(monkeypatch: pytest.Monkey
     bad = by_key(statement("https://slsa.dev/provenance/v1", {}))
     assert codes(decided(f"{BUILT}\nrevoked: [{revoked}]\n", [bad])) == {"PROVENANCE_INVALID"}
     assert read == 1
+
+
+@pytest.mark.parametrize(
+    ("suite", "passes"),
+    [
+        (["PASSED"] * 1000, True),
+        (["PASSED"] * 1000 + ["FAILED"], False),
+        (["PASSED"] * 1001, False),
+        ([["FAILED"]], False),
+        ({"FAILED": 1}, False),
+        ([], False),
+        ("FAILED", False),
+    ],
+    ids=["as many as can be", "one behind them", "more", "in another list", "in an object", "none", "bad"],
+)
+def test_no_value_of_a_field_escapes_the_policy(suite: Any, passes: bool) -> None:
+    rule = "{type: 'urn:x', signers: [qa], fields: {s.r: [PASSED, '{}', '[]']}}"
+    policy = f"{POLICY}\nrequire: {{attestations: [{rule}]}}\n"
+    assert decided(policy, [by_key(statement("urn:x", {"s": {"r": suite}}), QA)]).verdict.passed is passes

@@ -10,6 +10,7 @@ from typing import Any
 from sealkeeper.verify.errors import PredicateError
 from sealkeeper.verify.gate.decision import Reason, RuleResult
 from sealkeeper.verify.gate.evidence import Evidence, Examined
+from sealkeeper.verify.gate.patterns import Pattern
 from sealkeeper.verify.gate.policy import (
     AttestationRule,
     GatePolicy,
@@ -23,6 +24,8 @@ from sealkeeper.verify.gate.provenance_rules import age_result, leaf_text
 from sealkeeper.verify.predicates import KINDS, VerificationSummary
 
 _LEVEL = re.compile(r"([A-Z_]+_LEVEL_)([0-9])")
+_MAX_VALUES = 1000
+"""At one path: what is not looked at could be what forbids."""
 _MOST_TOLD = 5
 _PASSED = "PASSED"
 _SCANS = frozenset(one for kind in KINDS if kind.short_name == "vulns" for one in kind.types)
@@ -73,25 +76,38 @@ def check_attestation(rule: AttestationRule, policy: GatePolicy, examined: Exami
         _ = newest.predicate
     except PredicateError as error:
         return _failed(name, "ATTESTATION_INVALID", f"{_told(newest)} is not one of its type: {error}")
-    problems = [
-        f"{path} is {', '.join(values)[:200] or 'not there'}, and must be {' or '.join(map(str, patterns))}"
-        for path, patterns in rule.fields.items()
-        if not (values := values_at(newest.statement.predicate if newest.statement else {}, path))
-        or not all(any(one.fits(value) for one in patterns) for value in values)
-    ]
+    predicate = newest.statement.predicate if newest.statement is not None else {}
+    problems = [said for path, patterns in rule.fields.items() if (said := _misfit(predicate, path, patterns))]
     if problems:
         return _failed(name, "ATTESTATION_FIELD", f"{_told(newest)}: {'; '.join(problems[:_MOST_TOLD])}")
     return age_result(name, "ATTESTATION_TOO_OLD", newest, rule.max_age, now)
 
 
-def values_at(predicate: Mapping[str, Any], path: str) -> list[str]:
-    """The texts at a path of names parted by dots; of a list those of all its items."""
+def _misfit(predicate: Mapping[str, Any], path: str, patterns: Sequence[Pattern]) -> str:
+    """What is wrong at a path; empty where each value fits."""
+    values = values_at(predicate, path)
+    if values is None:
+        return f"{path} is no text, number or truth value, or more than {_MAX_VALUES} of them"
+    bad = [one for one in values if not any(pattern.fits(one) for pattern in patterns)]
+    if values and not bad:
+        return ""
+    return f"{path} is {', '.join(bad)[:200] or 'not there'}, and must be {' or '.join(map(str, patterns))}"
+
+
+def values_at(predicate: Mapping[str, Any], path: str) -> list[str] | None:
+    """The texts at a path of names parted by dots; of a list those of all its items.
+
+    Returns:
+        ``None`` where they are more than 1000, or something there is an object or a list of lists, which have no text.
+    """
     places: list[Any] = [predicate]
     for name in path.split("."):
         inner = [one for place in places for one in (place if isinstance(place, list) else [place])]
         places = [one[name] for one in inner if isinstance(one, Mapping) and name in one]
     flat = [one for place in places for one in (place if isinstance(place, list) else [place])]
-    return [leaf_text(one) for one in flat[:1000]]
+    if len(flat) > _MAX_VALUES or any(isinstance(one, (Mapping, list)) and one for one in flat):
+        return None
+    return [leaf_text(one) for one in flat]
 
 
 def check_vulnerabilities(rule: VulnerabilityRule, policy: GatePolicy, examined: Examined, now: datetime) -> RuleResult:
