@@ -117,7 +117,7 @@ def summary(
     """A SLSA Verification Summary."""
     predicate = {
         "verifier": {"id": verifier},
-        "timeVerified": verified or "2026-01-01T00:00:00Z",
+        "timeVerified": verified or "2026-06-01T00:00:00Z",
         "resourceUri": "https://example.com/app",
         "policy": {"uri": "https://example.com/policy"},
         "verificationResult": result,

@@ -38,6 +38,7 @@ from tests.verify.gate.signed_statements import (
     decided,
     provenance,
     scan,
+    stamped_again,
     statement,
     summary,
     told,
@@ -427,3 +428,25 @@ def test_no_value_of_a_field_escapes_the_policy(suite: Any, passes: bool) -> Non
     rule = "{type: 'urn:x', signers: [qa], fields: {s.r: [PASSED, '{}', '[]']}}"
     policy = f"{POLICY}\nrequire: {{attestations: [{rule}]}}\n"
     assert decided(policy, [by_key(statement("urn:x", {"s": {"r": suite}}), QA)]).verdict.passed is passes
+
+
+def test_an_old_scan_with_a_new_timestamp_is_an_old_scan() -> None:
+    policy = f"{BUILT}  vulnerabilities: {{worst_allowed: low, signers: [qa], max_age: 60d}}\n"
+    bad = by_key(scan("critical", finished="2026-05-20T00:00:00Z"), QA, moment=NOW - timedelta(days=12))
+    good = by_key(scan(finished="2026-04-20T00:00:00Z"), QA, moment=NOW - timedelta(days=42))
+    again = stamped_again(good, NOW - timedelta(minutes=1))
+    release = by_key(provenance())
+    assert decided(policy, [release, good]).verdict.passed
+    assert codes(decided(policy, [release, bad, again])) == {"VULNERABILITIES_FOUND"}
+    assert codes(decided(policy.replace("60d", "30d"), [release, again])) == {"SCAN_TOO_OLD"}
+
+
+def test_an_old_verdict_or_build_with_a_new_timestamp_is_an_old_one() -> None:
+    promotion = "{verifier: https://gw/gates/staging, signers: [gates], max_age: 30d}"
+    policy = f"{POLICY}\nrequire: {{promotion: {promotion}}}\n"
+    old = stamped_again(by_key(summary(verified="2026-02-01T00:00:00Z"), GATES, moment=NOW - timedelta(days=90)), NOW)
+    failed = by_key(summary("FAILED", verified="2026-05-20T00:00:00Z"), GATES, moment=NOW - timedelta(days=12))
+    assert codes(decided(policy, [old])) == {"SUMMARY_TOO_OLD"}
+    assert codes(decided(policy, [old, failed])) == {"SUMMARY_FAILED"}
+    built = stamped_again(by_key(provenance(finished="2026-02-01T00:00:00Z"), moment=NOW - timedelta(days=90)), NOW)
+    assert codes(decided(BUILT.replace("minimum_level: 2", "max_age: 30d"), [built])) == {"PROVENANCE_TOO_OLD"}

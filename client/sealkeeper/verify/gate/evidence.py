@@ -19,7 +19,7 @@ from sealkeeper.verify.errors import EvidenceError, PredicateError, VerifyError
 from sealkeeper.verify.gate.decision import Artifact
 from sealkeeper.verify.gate.patterns import Pattern
 from sealkeeper.verify.gate.policy import GatePolicy, SignerRule
-from sealkeeper.verify.predicates import read_predicate
+from sealkeeper.verify.predicates import Provenance, VerificationSummary, VulnerabilityScan, read_predicate
 from sealkeeper.verify.statement import PAYLOAD_TYPE, Statement, parse_statement
 from sealkeeper.verify.trust import TrustRoot
 from sealkeeper.verify.verifier import Policy, VerificationResult, verify
@@ -31,6 +31,11 @@ MAX_BYTES = 64 * 1024 * 1024
 _MAX_FOUND = 4 * MAX_BUNDLES
 """Where the same ones are found again: in a store and in a registry."""
 _MAX_PINNED = 10
+_TIMES: Mapping[type, tuple[str, ...]] = {
+    Provenance: ("finished_on", "started_on"),
+    VerificationSummary: ("time_verified",),
+    VulnerabilityScan: ("finished_on", "started_on"),
+}
 _HASHES = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
 
 
@@ -72,6 +77,23 @@ class Evidence:
         """When it was signed, by its timestamps."""
         assert self.result.time is not None  # noqa: S101  (of what is verified there is one)
         return self.result.time
+
+    @property
+    def made(self) -> datetime:
+        """When what it says was found out: as builds, scans and verdicts say it themselves, or when that was signed.
+
+        The signature does not cover its timestamp: whoever may ask a trusted authority for another one, and leaves the
+        first one out, makes an old signature look new.
+        """
+        try:
+            found = self.predicate
+        except PredicateError:
+            return self.time
+        for name in _TIMES.get(type(found), ()):
+            said: datetime | None = getattr(found, name)
+            if said is not None:
+                return min(self.time, said)
+        return self.time
 
     @property
     def predicate_type(self) -> str:

@@ -57,7 +57,10 @@ def judge_provenance(
         return (conflict,), None
     best = max(
         judged,
-        key=lambda one: (one.passed, one.level, sum(result.passed for result in one.results), one.evidence.time),
+        key=lambda one: (
+            *(one.passed, one.level, sum(result.passed for result in one.results)),
+            *(one.evidence.made, one.evidence.time, one.evidence.digest),
+        ),
         default=None,
     )
     if best is None:
@@ -285,14 +288,14 @@ def _age(rule: ProvenanceRule, evidence: Evidence, now: datetime) -> RuleResult:
 
 
 def age_result(name: str, code: str, evidence: Evidence, most: Any, now: datetime) -> RuleResult:
-    """Whether it was signed recently enough."""
-    age = now - evidence.time
+    """Whether it was made recently enough."""
+    age = now - evidence.made
     if most is None or age <= most:
-        return RuleResult(name, True, f"signed at {evidence.time.isoformat()}")
+        return RuleResult(name, True, f"made at {evidence.made.isoformat()}")
     return _failed(
         name,
         code,
-        f"signed at {evidence.time:%Y-%m-%d %H:%M} UTC, {age.days} days ago; it may be {most} old at most",
+        f"made at {evidence.made:%Y-%m-%d %H:%M} UTC, {age.days} days ago; it may be {most} old at most",
         "build, scan or attest it again",
     )
 

@@ -33,7 +33,8 @@ _SCANS = frozenset(one for kind in KINDS if kind.short_name == "vulns" for one i
 
 def check_signatures(rule: SignatureRule, policy: GatePolicy, examined: Examined, now: datetime) -> RuleResult:
     """So many different parties, each one of the named signers, have signed the artifact or a statement about it."""
-    fresh = [one for one in examined.evidence if rule.max_age is None or now - one.time <= rule.max_age]
+    theirs = [one for one in examined.evidence if set(one.signers) & set(rule.signers)]
+    fresh = [one for one in theirs if rule.max_age is None or now - one.made <= rule.max_age]
     parties: dict[str, set[str]] = {name: set() for name in rule.signers}
     for one in fresh:
         for name in one.signers:
@@ -220,7 +221,7 @@ def age_limit(rules: Iterable[timedelta | None]) -> timedelta | None:
 
 def _newest(evidence: Iterable[Evidence], signers: Sequence[str], wanted: Any) -> Evidence | None:
     fitting = (one for one in evidence if set(one.signers) & set(signers) and wanted(one))
-    return max(fitting, key=lambda one: (one.time, one.digest), default=None)
+    return max(fitting, key=lambda one: (one.made, one.time, one.digest), default=None)
 
 
 def _read(evidence: Evidence) -> Any:
