@@ -11,14 +11,15 @@ policy and the exceptions of the gate make an answer of that. Where something ca
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from sealkeeper.verify.errors import EvidenceError, VerifyError
 from sealkeeper.verify.gate.decision import Artifact, Decision, Outcome, Reason, RuleResult, Verdict
-from sealkeeper.verify.gate.evidence import Evidence, Examined, FoundBundle, bounded, examine
+from sealkeeper.verify.gate.evidence import Evidence, Examined, FoundBundle, bounded, examine, same_artifact
 from sealkeeper.verify.gate.exceptions import GateException, applying
 from sealkeeper.verify.gate.patterns import Pattern
 from sealkeeper.verify.gate.policy import DependencyRule, GatePolicy, Mode, Rules
@@ -38,9 +39,12 @@ from sealkeeper.verify.trust import TrustRoot
 
 MAX_CHILDREN = 100
 MAX_DEPENDENCIES = 200
-"""That are looked at for one artifact, all depths together."""
+"""That are looked at in one decision, all depths together."""
+MAX_LISTED = 10_000
+"""That one artifact has, all depths together, excepted ones too."""
+_Dependency: TypeAlias = tuple[RuleResult, Sequence[ResourceDescriptor]]
 _BUILD_LEVEL = re.compile(r"SLSA_BUILD_LEVEL_([0-4])")
-_SOURCE_ONLY = frozenset({"gitCommit", "gitTree", "gitBlob", "gitTag", "sha1"})
+_SOURCE_ONLY = frozenset({"gitCommit", "gitTree", "gitBlob", "gitTag"})
 
 
 class Gatherer(Protocol):
@@ -139,8 +143,8 @@ class _Evaluation:
     def __init__(self, policy: GatePolicy, context: Context) -> None:
         self._policy = policy
         self._context = context
-        self._dependencies_left = MAX_DEPENDENCIES
-        self._known: dict[str, tuple[list[FoundBundle], RuleResult | None]] = {}
+        # What came of each, by its digests; the bundles themselves would be too many to keep.
+        self._dependencies_known: dict[frozenset[tuple[str, str]], _Dependency] = {}
 
     def verdict(self, artifact: Artifact) -> Verdict:
         rules = self._policy.rules(self._context.environment)
@@ -152,52 +156,62 @@ class _Evaluation:
                 rules.trust_root, self._context.trust.issued_at, self._context.now, offline=self._context.offline
             )
         ]
-        own = self._judge(rules, artifact, ())
+        found = self._found(artifact)
+        own = self._judge(rules, artifact, found, ())
         results += own.results
         level, used = own.level, list(own.attestations)
-        if rules.children:
-            for child in self._children(artifact, results):
-                one = self._judge(rules, child, tuple(self._found(artifact)[0]))
-                results += [
-                    RuleResult(
-                        f"children.{child.digest[:19]}….{result.rule}", result.passed, result.detail, result.reasons
-                    )
-                    for result in one.results
-                ]
-                level, used = min(level, one.level), [*used, *one.attestations]
+        for place, child in enumerate(_descendants(artifact)):
+            if not rules.children:
+                results += [_of_child(child, one) for one in self._revoked([child.digests])]
+                continue
+            if place == MAX_CHILDREN:
+                said = f"the index has more than {MAX_CHILDREN} images"
+                results.append(_failed("children", "CHILDREN_TOO_MANY", said))
+                break
+            one = self._judge(rules, child, self._found(child), found[0])
+            results += [_of_child(child, result) for result in one.results]
+            level, used = min(level, one.level), [*used, *one.attestations]
         return Verdict(tuple(results), level, tuple(dict.fromkeys(used)))
 
-    def _children(self, artifact: Artifact, results: list[RuleResult]) -> Sequence[Artifact]:
-        if len(artifact.children) > MAX_CHILDREN:
-            results.append(_failed("children", "CHILDREN_TOO_MANY", f"the index has more than {MAX_CHILDREN} images"))
-            return ()
-        return artifact.children
-
-    def _found(self, artifact: Artifact) -> tuple[list[FoundBundle], RuleResult | None]:
-        digest = artifact.digest
-        if digest not in self._known:
-            try:
-                self._known[digest] = bounded(self._context.gather(artifact)), None
-            except EvidenceError as error:
-                self._known[digest] = [], _failed("evidence", error.reason, str(error))
-        return self._known[digest]
-
-    def _judge(self, rules: Rules, artifact: Artifact, further: Sequence[FoundBundle]) -> Verdict:
-        """All rules on one artifact; ``further`` is what was found about the index that it is of."""
-        for one in self._policy.revoked:
-            if one.digest and one.digest.partition(":")[2] == artifact.digests.get(one.digest.partition(":")[0]):
-                return Verdict(
-                    (_failed("revoked", "ARTIFACT_REVOKED", f"the policy revokes the artifact: {one.reason}"),)
-                )
-        found, problem = self._found(artifact)
-        if problem is not None:
-            return Verdict((problem,))
+    def _found(self, artifact: Artifact) -> tuple[Sequence[FoundBundle], RuleResult | None]:
         try:
-            own, shared = self._examined(found, artifact), self._examined(further, artifact)
+            return bounded(self._context.gather(artifact)), None
+        except EvidenceError as error:
+            return (), _failed("evidence", error.reason, str(error))
+
+    def _judge(
+        self,
+        rules: Rules,
+        artifact: Artifact,
+        found: tuple[Sequence[FoundBundle], RuleResult | None],
+        further: Sequence[FoundBundle],
+    ) -> Verdict:
+        """All rules on one artifact; ``further`` is what was found about the index that it is of."""
+        bundles, problem = found
+        revoked = self._revoked([artifact.digests])
+        if revoked or problem is not None:
+            return Verdict((*revoked, *([problem] if problem is not None else [])))
+        known = {one.digest for one in bundles}
+        try:
+            own = self._examined(bundles, artifact)
+            shared = self._examined([one for one in further if one.digest not in known], artifact)
         except EvidenceError as error:
             return Verdict((_failed("evidence", error.reason, str(error)),))
         examined = Examined((*own.evidence, *shared.evidence), own.refused)
-        return self._verdict_on(rules, artifact, examined)
+        # It may be revoked by a digest that only its signers know of.
+        revoked = self._revoked(_said_digests(examined, artifact))
+        return Verdict(tuple(revoked)) if revoked else self._verdict_on(rules, artifact, examined)
+
+    def _revoked(self, known: Iterable[Mapping[str, str]]) -> list[RuleResult]:
+        """Empty where the policy revokes none of the digests."""
+        revoked = {one.digest: one.reason for one in self._policy.revoked if one.digest}
+        if not revoked:
+            return []
+        found = {f"{name}:{value}" for one in known for name, value in one.items()} & revoked.keys()
+        return [
+            _failed("revoked", "ARTIFACT_REVOKED", f"the policy revokes the artifact: {revoked[one]}")
+            for one in sorted(found)
+        ]
 
     def _examined(self, found: Sequence[FoundBundle], artifact: Artifact) -> Examined:
         return self._context.examine(found, artifact, self._policy, self._context.trust, self._context.now)
@@ -248,50 +262,53 @@ class _Evaluation:
         return False
 
     def _dependencies(self, rule: DependencyRule, judged: Judged) -> Iterator[RuleResult]:
-        waiting = [(1, one) for one in judged.evidence.predicate.resolved_dependencies]
+        waiting = deque((1, one) for one in judged.evidence.predicate.resolved_dependencies[: MAX_LISTED + 1])
+        listed, seen = 0, set()
         while waiting:
-            depth, dependency = waiting.pop(0)
-            if _is_excepted(dependency, rule.except_):
-                continue
-            self._dependencies_left -= 1
-            if self._dependencies_left < 0:
-                yield _failed(
-                    "provenance.dependencies",
-                    "DEPENDENCIES_TOO_MANY",
-                    f"there are more than {MAX_DEPENDENCIES} to look at",
-                )
+            depth, dependency = waiting.popleft()
+            listed += 1
+            key = frozenset(dependency.digests.items())
+            new = key not in self._dependencies_known and not _is_excepted(dependency, rule.except_)
+            if listed > MAX_LISTED or (new and len(self._dependencies_known) == MAX_DEPENDENCIES):
+                said = f"there are more than {MAX_DEPENDENCIES} to look at, or more than {MAX_LISTED} at all"
+                yield _failed("provenance.dependencies", "DEPENDENCIES_TOO_MANY", said)
                 return
-            result, further = self._dependency(rule, dependency)
+            # The first time that one is met is where the way to it is shortest.
+            if (key in seen and key) or _is_excepted(dependency, rule.except_):
+                continue
+            seen.add(key)
+            if new or not key:
+                self._dependencies_known[key] = self._dependency(rule, dependency)
+            result, further = self._dependencies_known[key]
             yield result
             if depth < rule.depth:
                 waiting += [(depth + 1, one) for one in further]
 
-    def _dependency(
-        self, rule: DependencyRule, dependency: ResourceDescriptor
-    ) -> tuple[RuleResult, Sequence[ResourceDescriptor]]:
+    def _dependency(self, rule: DependencyRule, dependency: ResourceDescriptor) -> _Dependency:
         name = dependency.uri or dependency.name or "a dependency without a name"
         place = f"provenance.dependencies.{name[:200]}"
         if not dependency.digests:
-            return _failed(
-                place, "DEPENDENCY_UNPROVEN", f"{name[:300]} has no digest, so nothing can be known of it"
-            ), ()
+            said = f"{name[:300]} has no digest, so nothing can be known of it"
+            return _failed(place, "DEPENDENCY_UNPROVEN", said), ()
         artifact = Artifact(name, dependency.digests)
+        revoked = self._revoked([dependency.digests])
         found, problem = self._found(artifact)
-        if problem is not None:
-            return RuleResult(place, False, problem.detail, problem.reasons), ()
+        if revoked or problem is not None:
+            [bad, *_] = [*revoked, *([problem] if problem is not None else [])]
+            return RuleResult(place, False, bad.detail, bad.reasons), ()
         try:
             examined = self._examined(found, artifact)
         except EvidenceError as error:
             return _failed(place, error.reason, str(error)), ()
-        for one in examined.evidence:
+        # The newest that is believed, whatever order they were found in.
+        for one in sorted(examined.evidence, key=lambda one: (one.time, one.digest), reverse=True):
             provenance = _provenance(one)
             if (
                 provenance is not None
                 and believed_level(self._policy, one, provenance.builder_id) >= rule.minimum_level
             ):
-                return RuleResult(place, True, f"{provenance.builder_id}, signed by {one.who}"), (
-                    provenance.resolved_dependencies
-                )
+                told = f"{provenance.builder_id}, signed by {one.who}"
+                return RuleResult(place, True, told), provenance.resolved_dependencies[: MAX_LISTED + 1]
         return _failed(
             place,
             "DEPENDENCY_UNPROVEN",
@@ -324,9 +341,34 @@ class _Evaluation:
                 yield RuleResult(name, False, "; ".join(said), tuple(Reason("REGO_DENIED", one) for one in said))
 
 
+def _descendants(artifact: Artifact) -> Iterator[Artifact]:
+    """The images of an index, and those of the indexes in it."""
+    waiting = list(reversed(artifact.children))
+    while waiting:
+        one = waiting.pop()
+        yield one
+        waiting += reversed(one.children)
+
+
+def _of_child(child: Artifact, result: RuleResult) -> RuleResult:
+    place = f"children.{child.digest[:19]}….{result.rule}"
+    return RuleResult(place, result.passed, result.detail, result.reasons)
+
+
+def _said_digests(examined: Examined, artifact: Artifact) -> Iterator[Mapping[str, str]]:
+    """The artifact's digests as the policy's signers have them."""
+    for one in examined.evidence:
+        if one.signers and one.statement is not None:
+            yield from (
+                each.digests for each in one.statement.subjects if same_artifact(each.digests, artifact.digests)
+            )
+
+
 def _is_excepted(dependency: ResourceDescriptor, patterns: Sequence[Pattern]) -> bool:
-    # What has no other digest than those of git is source, which the rules of source are about, and no built thing.
-    if dependency.digests and dependency.digests.keys() <= _SOURCE_ONLY:
+    # What has no other digest than those of git is source, which the rules of source are about, and no built thing;
+    # SHA-1 is a file's as well.
+    source = _SOURCE_ONLY | ({"sha1"} if dependency.uri.startswith("git+") else set())
+    if dependency.digests and dependency.digests.keys() <= source:
         return True
     return any(one.fits(dependency.uri) for one in patterns)
 

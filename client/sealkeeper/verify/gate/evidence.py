@@ -73,6 +73,14 @@ class Evidence:
     pinned: bool = False
 
     @property
+    def statement_digest(self) -> str:
+        """``sha256:…`` of the envelope's payload: who cannot sign can write a bundle in other ways, but not this.
+
+        Empty where the artifact itself was signed.
+        """
+        return f"sha256:{sha256(self.result.payload).hexdigest()}" if self.statement is not None else ""
+
+    @property
     def time(self) -> datetime:
         """When it was signed, by its timestamps."""
         assert self.result.time is not None  # noqa: S101  (of what is verified there is one)
@@ -298,7 +306,7 @@ def _revoked(found: Evidence, policy: GatePolicy) -> str:
         named = (
             (not one.signer or one.signer in found.signers)
             and (one.builder is None or (builder != "" and one.builder.fits(builder)))
-            and one.digest in ("", found.digest)
+            and one.digest in ("", found.digest, found.statement_digest)
         )
         if named and one.covers(found.time):
             return f"the policy revokes it: {one.reason}"

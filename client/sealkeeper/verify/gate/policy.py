@@ -248,7 +248,8 @@ class RevocationRule:
     Attributes:
         signer: one of the policy's.
         builder: pattern of builder ids.
-        digest: of an artifact or of a bundle, ``sha256:…``.
+        digest: of an artifact, of a bundle, or of the Statement in it, ``sha256:…``. Anybody can write the same
+            Statement into another bundle.
         start: from when on; ``None`` for ever since.
         end: until when; ``None`` for ever after.
         reason: why.

@@ -322,7 +322,7 @@ def _shown(source: BuildSource) -> str:
 
 
 def _who(evidence: Evidence) -> str:
-    return f"provenance {evidence.digest[:19]}… in {evidence.origin}, signed by {evidence.who}"
+    return f"provenance {evidence.statement_digest} in {evidence.origin}, signed by {evidence.who}"
 
 
 def _fits(patterns: Sequence[Pattern], text: str) -> bool:
