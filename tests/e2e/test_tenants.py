@@ -25,6 +25,8 @@ from sealkeeper.server.policy_engine import default_policy
 from sealkeeper.v1 import (
     approval_pb2,
     approval_pb2_grpc,
+    attestation_pb2,
+    attestation_pb2_grpc,
     grant_pb2,
     grant_pb2_grpc,
     identity_pb2,
@@ -150,6 +152,7 @@ def ask(channel: grpc.Channel, request: Any) -> Outcome:
         grant_pb2_grpc.GrantServiceStub,
         approval_pb2_grpc.ApprovalServiceStub,
         quota_pb2_grpc.QuotaServiceStub,
+        attestation_pb2_grpc.AttestationServiceStub,
     )
     call = next(found for stub in stubs if (found := getattr(stub(channel), method, None)) is not None)
     try:
@@ -211,6 +214,19 @@ OF_TENANTS: dict[str, tuple[Callable[[str], Any], frozenset[str]]] = {
     "Sign": (lambda key: signing_pb2.SignRequest(key=key, content=CONTENT), CI),
     "Sign a version": (lambda key: signing_pb2.SignRequest(key=f"{key}/versions/1", content=CONTENT), CI),
     "SignBatch": (lambda key: signing_pb2.SignBatchRequest(key=key, items=[CONTENT]), CI),
+    "Attest": (
+        lambda key: attestation_pb2.AttestRequest(
+            key=key,
+            subjects=[attestation_pb2.Subject(name="app", digest={"sha256": "5e" * 32})],
+            predicate=attestation_pb2.Predicate(type="https://example.org/x/v1", json=b"{}"),
+        ),
+        CI,
+    ),
+    "GetAttestation": (
+        lambda key: attestation_pb2.GetAttestationRequest(name=f"{_tenant(key)}/attestations/a{'9' * 16}"),
+        ALL,
+    ),
+    "ListAttestations": (lambda key: attestation_pb2.ListAttestationsRequest(parent=_tenant(key)), ALL),
     "Verify": (lambda key: signing_pb2.VerifyRequest(bundle=b"{}", key=key, message=b"x"), ALL),
     "GetPublicKey": (lambda key: signing_pb2.GetPublicKeyRequest(name=key), ALL),
     "GetPublicKey of a version": (lambda key: signing_pb2.GetPublicKeyRequest(name=f"{key}/versions/1"), ALL),
@@ -333,6 +349,7 @@ DENIED = ("PERMISSION_DENIED", "PERMISSION_DENIED")
 PROPOSED = ("FAILED_PRECONDITION", "APPROVAL_REQUIRED")
 ANSWERS = {
     **dict.fromkeys(("FinishKeyImport", "CancelKeyImport", "GetKeyImport"), ("NOT_FOUND", "IMPORT_NOT_FOUND")),
+    "GetAttestation": ("NOT_FOUND", "ATTESTATION_NOT_FOUND"),
     **dict.fromkeys(("RevokeGrant", "GetGrant"), ("NOT_FOUND", "GRANT_NOT_FOUND")),
     **dict.fromkeys(
         ("GetProposal", "DecideProposal", "WithdrawProposal", "WatchProposals"), ("NOT_FOUND", "PROPOSAL_NOT_FOUND")
@@ -376,7 +393,7 @@ def test_the_tables_have_every_method() -> None:
         method.name
         for module in (
             *(key_pb2, key_import_pb2, provider_pb2, signing_pb2, log_pb2, trust_pb2),
-            *(identity_pb2, policy_pb2, grant_pb2, approval_pb2, quota_pb2),
+            *(identity_pb2, policy_pb2, grant_pb2, approval_pb2, quota_pb2, attestation_pb2),
         )
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods

@@ -27,6 +27,8 @@ from sealkeeper.server.policy_engine import default_policy
 from sealkeeper.v1 import (
     approval_pb2,
     approval_pb2_grpc,
+    attestation_pb2,
+    attestation_pb2_grpc,
     grant_pb2,
     grant_pb2_grpc,
     identity_pb2,
@@ -70,12 +72,13 @@ STUBS: tuple[Callable[[Any], Any], ...] = (
     grant_pb2_grpc.GrantServiceStub,
     approval_pb2_grpc.ApprovalServiceStub,
     quota_pb2_grpc.QuotaServiceStub,
+    attestation_pb2_grpc.AttestationServiceStub,
 )
 METHODS = tuple(
     method.name
     for module in (
         *(key_pb2, key_import_pb2, provider_pb2, signing_pb2, log_pb2, trust_pb2),
-        *(identity_pb2, policy_pb2, grant_pb2, approval_pb2, quota_pb2),
+        *(identity_pb2, policy_pb2, grant_pb2, approval_pb2, quota_pb2, attestation_pb2),
     )
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
@@ -83,7 +86,7 @@ METHODS = tuple(
 # Most calls are of those who may make them, about what there is.
 CALLERS = ("custodian first", "custodian second", "admin first", "admin second", "ci first", "verifier first")
 USUAL = {
-    **dict.fromkeys(("Sign", "SignBatch", "Verify", "GetPublicKey"), ("ci first",)),
+    **dict.fromkeys(("Sign", "SignBatch", "Attest", "Verify", "GetPublicKey"), ("ci first",)),
     **dict.fromkeys(("UpdatePolicy", "SimulatePolicy"), ("admin first", "admin second")),
     **dict.fromkeys(("GetCheckpoint", "GetInclusionProof", "GetConsistencyProof", "ListEntries"), ("admin first",)),
     **dict.fromkeys(("DecideProposal", "UpdateQuota"), ("admin second", "custodian second")),
@@ -124,7 +127,7 @@ class Tenant:
     Attributes:
         name: its id; those of all tenants are of one length.
         gateway: that serves it.
-        seen: ids of its own grants, proposals and imports, as they came to be, by kind.
+        seen: ids of its own grants, proposals, imports and attestations, as they came to be, by kind.
         bundle: of its newest signature.
         wrapped: what it hands in for imports, by name: another time the same.
         start: where its audit records begin.
@@ -202,7 +205,7 @@ class Side:
         return f"{self.tenant(call)}/keys/k{call.number % 3}"
 
     def thing(self, call: Call, kind: str) -> str:
-        """A grant, proposal or import: one that there is, where there is one."""
+        """A grant, proposal, import or attestation: one that there is, where there is one."""
         known = {"own": self.own, "other": self.other}.get(call.whose)
         found = known.seen.get(kind, []) if known is not None else []
         return found[call.number % len(found)] if found else f"{self.tenant(call)}/{kind}/{_MISSING[kind]}"
@@ -254,7 +257,12 @@ class Side:
         return [self.plain(_without(json.loads(body))) for body in self.own.records()]
 
 
-_MISSING = {"grants": "g" + "0" * 16, "proposals": "p" + "0" * 20, "keyImports": "i" + "0" * 16}
+_MISSING = {
+    "grants": "g" + "0" * 16,
+    "proposals": "p" + "0" * 20,
+    "keyImports": "i" + "0" * 16,
+    "attestations": "a" + "9" * 16,
+}
 # Times; what is made of random keys; and what is everybody's: places in the logs, sizes of them, how a shared store is.
 _VARIES = re.compile(
     r".*(?:_time|Time)|time|log_index|logIndex|tree_size|second_size|root_hash|hashes|checkpoint|leaf_hash|record|"
@@ -314,6 +322,23 @@ def _policy(number: int) -> str:
 def _question(side: Side, call: Call) -> policy_pb2.AccessRequest:
     principal = policy_pb2.AccessPrincipal(subject="spiffe://x/ci", role=("ci", "custodian", "none")[call.number % 3])
     return policy_pb2.AccessRequest(principal=principal, action="Sign", resource=side.key(call))
+
+
+def _attest(side: Side, call: Call) -> Message:
+    request = attestation_pb2.AttestRequest(
+        key=side.key(call),
+        subjects=[attestation_pb2.Subject(name="app", digest={"sha256": "5e" * 32})],
+        request_id=_request_id(call),
+    )
+    # Half of them are good.
+    if call.number % 4 == 3:
+        request.slsa_provenance.external_parameters = b"{}"
+    else:
+        request.predicate.type = (
+            "https://slsa.dev/provenance/v1" if call.number % 4 == 1 else "https://example.org/x/v1"
+        )
+        request.predicate.json = b"{}"
+    return request
 
 
 def _decide(side: Side, call: Call) -> Message:
@@ -410,6 +435,13 @@ REQUESTS: dict[str, Make] = {
     ),
     "Verify": lambda side, call: signing_pb2.VerifyRequest(
         bundle=side.own.bundle if call.number % 4 else b"{}", key=side.key(call), message=b"a"
+    ),
+    "Attest": _attest,
+    "GetAttestation": lambda side, call: attestation_pb2.GetAttestationRequest(name=side.thing(call, "attestations")),
+    "ListAttestations": lambda side, call: attestation_pb2.ListAttestationsRequest(
+        parent=side.tenant(call),
+        subject_digest=f"sha256:{'5e' * 32}" if call.number % 2 else "",
+        key=side.key(call) if call.number % 3 == 0 else "",
     ),
     "GetPublicKey": lambda side, call: signing_pb2.GetPublicKeyRequest(name=side.key(call)),
     "GetCheckpoint": lambda side, call: log_pb2.GetCheckpointRequest(log=LOGS[call.number % 4]),

@@ -136,7 +136,7 @@ def verify(
     """Let the gateway verify.
 
     Raises:
-        InvalidRequestError: the bundle is longer than 8 MiB, or the message than 4 MiB.
+        InvalidRequestError: the bundle is longer than 24 MiB, or the message than 4 MiB.
     """
     _check_size("bundle", len(bundle), MAX_SENT_BUNDLE)
     _check_size("message", len(message or b""), MAX_MESSAGE)

@@ -152,7 +152,7 @@ class CreateGrantRequest(_message.Message):
     """Makes a retry safe; see CreateKeyRequest.request_id."""
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What, of Sign, Verify, GetKey and GetPublicKey; empty means Sign."""
+        """What, of Sign, Attest, Verify, GetKey and GetPublicKey; empty means Sign."""
 
     @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration:

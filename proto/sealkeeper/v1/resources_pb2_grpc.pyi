@@ -13,13 +13,14 @@ Resource names (https://google.aip.dev/122):
   tenants/{tenant}/grants/{grant}
   tenants/{tenant}/proposals/{proposal}
   tenants/{tenant}/quota
+  tenants/{tenant}/attestations/{attestation}
   logs/{log}                                      log is "transparency", "ct" or "audit"
 
 {tenant}, {key} and {provider}: 1 to 63 of a-z, 0-9 and "-", starting with a letter, not ending with "-".
-{import}, {grant} and {proposal}: chosen by the gateway, of the same form.
+{import}, {grant}, {proposal} and {attestation}: chosen by the gateway, of the same form.
 {version}: a decimal number from 1, without leading zeros.
 
-Requests have at most 12,648,448 bytes (12 MiB and 64 KiB). gRPC itself cuts off what has more than 16 MiB, with
+Requests have at most 29,425,664 bytes (28 MiB and 64 KiB). gRPC itself cuts off what has more than 32 MiB, with
 RESOURCE_EXHAUSTED and without details. Calls beyond the gateway's setting gateway.max_concurrent_calls are refused.
 
 Refusals (https://google.aip.dev/193) carry google.rpc.ErrorInfo with the domain "sealkeeper.dev", one of the reasons
@@ -42,6 +43,8 @@ OVERLOADED, QUOTA_EXCEEDED, LOG_OVERLOADED, STORAGE_FULL, LOG_UNAVAILABLE, INTER
   WEAK_KEY                     INVALID_ARGUMENT     others can find the private key of the public key out
   PAYLOAD_INVALID              INVALID_ARGUMENT     what is to be signed does not fit the algorithm
   ENTRY_TOO_LARGE              INVALID_ARGUMENT     the log entry would have more than 65,535 bytes
+  PREDICATE_INVALID            INVALID_ARGUMENT     the predicate does not fit its type's schema; BadRequest tells where
+  PROVENANCE_MISMATCH          INVALID_ARGUMENT     the request says something else of the build than the token
   POLICY_INVALID               INVALID_ARGUMENT     the policy is not one, or does not fit the schema; BadRequest tells
   APPROVAL_CONTENT_MISMATCH    INVALID_ARGUMENT     the statement is about other content than the proposal has
   APPROVAL_SIGNATURE_INVALID   INVALID_ARGUMENT     the statement is not signed with a key of the caller's
@@ -81,6 +84,7 @@ OVERLOADED, QUOTA_EXCEEDED, LOG_OVERLOADED, STORAGE_FULL, LOG_UNAVAILABLE, INTER
   POLICY_VERSION_NOT_FOUND     NOT_FOUND            no such version of the tenant's policy
   PROPOSAL_NOT_FOUND           NOT_FOUND            no such proposal in the caller's tenant
   GRANT_NOT_FOUND              NOT_FOUND            no such grant in the caller's tenant
+  ATTESTATION_NOT_FOUND        NOT_FOUND            no such attestation in the caller's tenant
   ALREADY_EXISTS               ALREADY_EXISTS       it exists already; usually said more closely by the next three
   KEY_EXISTS                   ALREADY_EXISTS       there is such a key
   PUBLIC_KEY_EXISTS            ALREADY_EXISTS       a key version of the tenant has this public key
@@ -88,6 +92,7 @@ OVERLOADED, QUOTA_EXCEEDED, LOG_OVERLOADED, STORAGE_FULL, LOG_UNAVAILABLE, INTER
   APPROVAL_EXISTS              ALREADY_EXISTS       the person, or the key, has decided already
   FAILED_PRECONDITION          FAILED_PRECONDITION  the wrong state; usually said more closely by the next ones
   KEY_VERSION_NOT_ACTIVE       FAILED_PRECONDITION  the version named, or every one of the key, does not sign
+  IDENTITY_UNSUITABLE          FAILED_PRECONDITION  the caller's proof of identity says nothing of a build
   ROTATION_PENDING             FAILED_PRECONDITION  a version is PUBLISHED already
   VERSION_LIMIT                FAILED_PRECONDITION  the key has 1,000 versions
   KEY_LIMIT                    FAILED_PRECONDITION  the tenant's trust root would become too large

@@ -33,7 +33,7 @@ class SignContent(_message.Message):
     CRC32C_FIELD_NUMBER: _builtins.int
     ARTIFACT_NAME_FIELD_NUMBER: _builtins.int
     message: _builtins.bytes
-    """The artifact itself, at most 4 MiB."""
+    """The artifact itself, at most 4 MiB; it must not begin with "DSSEv1 "."""
     crc32c: _builtins.int
     """CRC32C (RFC 3720) of digest.value, message or dsse.payload; checked before anything is signed."""
     artifact_name: _builtins.str
@@ -44,7 +44,7 @@ class SignContent(_message.Message):
 
     @_builtins.property
     def dsse(self) -> _resources_pb2.DssePayload:
-        """A payload for a DSSE envelope."""
+        """A payload for a DSSE envelope, at most 4 MiB."""
 
     def __init__(
         self,
@@ -255,7 +255,7 @@ class VerifyRequest(_message.Message):
     BUNDLE_CRC32C_FIELD_NUMBER: _builtins.int
     ARTIFACT_CRC32C_FIELD_NUMBER: _builtins.int
     bundle: _builtins.bytes
-    """The bundle's JSON, UTF-8, at most 8 MiB."""
+    """The bundle's JSON, UTF-8, at most 24 MiB."""
     message: _builtins.bytes
     """The artifact, at most 4 MiB."""
     key: _builtins.str

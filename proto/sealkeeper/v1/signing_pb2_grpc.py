@@ -71,7 +71,13 @@ class SigningServiceServicer:
 
     def Sign(self, request, context):
         """Signs one digest, message or DSSE payload.
-        Errors: INVALID_ARGUMENT (INVALID_FIELD; DIGEST_MISMATCH for a digest that does not fit the key's algorithm;
+
+        SLSA provenance and verification summaries are not signed here, since whoever signs could say anything in them: a
+        DSSE payload of type application/vnd.in-toto+json must be an in-toto Statement, and of another predicate type
+        (PREDICATE_INVALID); a message must not be a DSSE pre-authentication encoding, which begins with "DSSEv1 ". That a
+        digest is of such an encoding cannot be seen: a key whose provenance counts has the label use = attest, with which
+        the policy that tenants begin with does not let it sign here.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD; PREDICATE_INVALID; DIGEST_MISMATCH for a digest that does not fit the key's algorithm;
         CHECKSUM_MISMATCH; DIGEST_NOT_SUPPORTED where the algorithm signs messages only; PAYLOAD_INVALID; ENTRY_TOO_LARGE),
         NOT_FOUND (KEY_NOT_FOUND, KEY_VERSION_NOT_FOUND), FAILED_PRECONDITION (KEY_VERSION_NOT_ACTIVE, ANSWER_LOST),
         ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (OVERLOADED, LOG_OVERLOADED, STORAGE_FULL), UNAVAILABLE

@@ -29,6 +29,8 @@ class Action(StrEnum):
     DESTROY_KEY_VERSION = "DestroyKeyVersion"
     GET_PUBLIC_KEY = "GetPublicKey"
     SIGN = "Sign"
+    ATTEST = "Attest"
+    GET_ATTESTATION = "GetAttestation"
     VERIFY = "Verify"
     READ_LOG = "ReadLog"
     READ_AUDIT_LOG = "ReadAuditLog"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
@@ -30,8 +31,8 @@ class Inclusion(Protocol):
     def checkpoint(self) -> str: ...
 
 
-class _Encoded:
-    """What the entries of one checkpoint have in common, encoded once. Used by one thread."""
+class _Encoded(threading.local):
+    """What the entries of one checkpoint have in common, encoded once; for each thread by itself."""
 
     def __init__(self) -> None:
         self._checkpoint: str | None = None

@@ -64,7 +64,7 @@ else:
 Decode: TypeAlias = Callable[[bytes], Any]
 Receive: TypeAlias = Callable[["Call", Any], Awaitable[Any]]
 
-MAX_REQUEST = 12 * 1024 * 1024 + 64 * 1024
+MAX_REQUEST = 28 * 1024 * 1024 + 64 * 1024
 """Bytes of a request: the largest bundle and the largest message of one Verify, and 64 KiB for the rest of it."""
 
 MAX_REQUESTS = 512 * 1024 * 1024

@@ -15,6 +15,8 @@ from grpc_health.v1._async import HealthServicer
 
 from sealkeeper.hsm import KeyProvider, ProviderError, open_provider
 from sealkeeper.server.access import Access, open_access
+from sealkeeper.server.attestations import Attestations
+from sealkeeper.server.attesting import Attesting
 from sealkeeper.server.audit import AuditRecord
 from sealkeeper.server.authorities import (
     Authorities,
@@ -45,6 +47,8 @@ from sealkeeper.server.residency import Residency
 from sealkeeper.server.services import SERVICES, Parts, services
 from sealkeeper.server.settings import Settings
 from sealkeeper.server.signing import Signing, recorded_signing
+from sealkeeper.server.slsa_provenance import BuildPlatform
+from sealkeeper.server.store.attestation_table import AttestationTable
 from sealkeeper.server.store.database import Database, open_database
 from sealkeeper.server.store.import_table import ImportTable
 from sealkeeper.server.store.key_table import KeyTable
@@ -57,6 +61,7 @@ from sealkeeper.server.trust import Trust
 _log = logging.getLogger("sealkeeper")
 AUTHORITIES_FILE = "authorities.json"
 LOGS_FOLDER = "logs"
+ATTESTATIONS_FOLDER = "attestations"
 _CHECK_INTERVAL = 5.0
 _CHECK_TIMEOUT = 5.0
 
@@ -167,6 +172,7 @@ class Gateway:
             keys,
             imports,
             signing,
+            await self._open_attestations(database, signing, ledger, keys, logs, telemetry),
             usage,
             trust,
             logs,
@@ -219,6 +225,22 @@ class Gateway:
         found = KeyImports(imports, keys, maker, self._providers, self._clock, await imports.read())
         self._stack.push_async_callback(found.close)
         return keys, found
+
+    async def _open_attestations(
+        self,
+        database: Database,
+        signing: Signing,
+        ledger: RequestLedger,
+        keys: Keys,
+        logs: Sequencer,
+        telemetry: Telemetry,
+    ) -> Attesting:
+        kept = Attestations(AttestationTable(database), self._settings.storage.directory / ATTESTATIONS_FOLDER)
+        platforms = {one.issuer: BuildPlatform.of(one) for one in self._settings.issuers.values()}
+        attesting = Attesting(signing, kept, ledger, keys, platforms, telemetry)
+        self._stack.push_async_callback(attesting.close)
+        await kept.open(logs.log(AUDIT))
+        return attesting
 
     async def _open_logs(self, authorities: Authorities, provider: KeyProvider, telemetry: Telemetry) -> Sequencer:
         signers = {

@@ -16,7 +16,7 @@ import grpc
 from sealkeeper.server.calls import CallInterceptor
 from sealkeeper.server.errors import ConfigurationError
 
-TRANSPORT_LIMIT = 16 * 1024 * 1024
+TRANSPORT_LIMIT = 32 * 1024 * 1024
 """Bytes of a message that gRPC takes in: above ``calls.MAX_REQUEST``, so that what is somewhat too long gets an answer
 of ours, and not far above, since that much memory goes to any caller who sends it."""
 

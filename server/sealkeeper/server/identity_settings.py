@@ -100,6 +100,10 @@ class IssuerSettings(Section):
         leeway: between its clock and ours.
         max_lifetime: of a token, from its issue to its end; longer ones are refused.
         stale: how long its keys are used when it does not answer.
+        source_url: URL of which the names of its callers' repositories are parts, for provenance; ``None`` where the
+            issuer's own name tells: ``https://github.com`` for that of GitHub Actions.
+        builder_id: URI that provenance calls the builder of all its callers by; ``None`` for that of the CI system and
+            whether it hosts the runner.
         principals: who its callers are.
     """
 
@@ -115,6 +119,8 @@ class IssuerSettings(Section):
     leeway: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(0), le=timedelta(minutes=5))
     max_lifetime: timedelta = Field(default=timedelta(hours=24), ge=timedelta(minutes=1), le=timedelta(days=7))
     stale: timedelta = Field(default=timedelta(hours=24), ge=timedelta(0), le=timedelta(days=30))
+    source_url: Url | None = None
+    builder_id: Url | None = None
     principals: list[TokenRule] = Field(min_length=1)
 
     @model_validator(mode="after")

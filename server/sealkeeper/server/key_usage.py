@@ -31,7 +31,7 @@ from sealkeeper.server.store.usage_table import ArtifactRow, UsageRow, UsageTabl
 KEPT = 10
 """Artifacts of a version that are known, and again as many of those for production."""
 _SETTLED = timedelta(seconds=10)
-_METHODS = "SigningService/"
+_METHODS = ("SigningService/", "AttestationService/")
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _HASHES = {"SHA2_256": "sha256", "SHA2_384": "sha384", "SHA2_512": "sha512"}
 _Kept: TypeAlias = tuple[int, str, str, bytes, datetime, str]

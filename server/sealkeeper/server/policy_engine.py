@@ -68,7 +68,7 @@ _OWN_ID = re.compile(r"for policy `policy\d+`, ")
 _JSON_LEXEMES = re.compile(r'"(?:\\.|[^"\\])*"|[\[\]{}]')
 _ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _RESERVED = ("grants", "tenant-isolation", "insecure-loopback", NOTHING, FAULTY)
-OF_GRANTS = (Action.SIGN, Action.VERIFY, Action.GET_KEY, Action.GET_PUBLIC_KEY)
+OF_GRANTS = (Action.SIGN, Action.ATTEST, Action.VERIFY, Action.GET_KEY, Action.GET_PUBLIC_KEY)
 """Actions that a workload can be granted."""
 OF_BREAK_GLASS = (
     *(Action.SIGN, Action.CREATE_KEY, Action.ROTATE_KEY, Action.IMPORT_KEY, Action.SET_KEY_VERSION_STATE),

@@ -2,7 +2,8 @@
 
 ``tenants/{tenant}``, ``tenants/{tenant}/keys/{key}``, ``tenants/{tenant}/keys/{key}/versions/{version}``,
 ``tenants/{tenant}/keyImports/{import}``, ``tenants/{tenant}/providers/{provider}``,
-``tenants/{tenant}/grants/{grant}``, ``tenants/{tenant}/proposals/{proposal}``, ``logs/{log}``
+``tenants/{tenant}/grants/{grant}``, ``tenants/{tenant}/proposals/{proposal}``,
+``tenants/{tenant}/attestations/{attestation}``, ``logs/{log}``
 (https://google.aip.dev/122). Every call makes some, so they are msgspec structs: made, hashed and compared in C.
 """
 
@@ -23,6 +24,7 @@ _VERSION = re.compile(rf"tenants/({ID.pattern})/keys/({ID.pattern})/versions/([1
 _IMPORT = re.compile(rf"tenants/({ID.pattern})/keyImports/({ID.pattern})")
 _GRANT = re.compile(rf"tenants/({ID.pattern})/grants/({ID.pattern})")
 _PROPOSAL = re.compile(rf"tenants/({ID.pattern})/proposals/({ID.pattern})")
+_ATTESTATION = re.compile(rf"tenants/({ID.pattern})/attestations/({ID.pattern})")
 _PROVIDER = re.compile(rf"tenants/({ID.pattern})/providers/({ID.pattern})")
 LOGS = ("transparency", "ct", "audit")
 
@@ -104,6 +106,16 @@ class ProposalName(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"tenants/{self.tenant}/proposals/{self.id}"
+
+
+class AttestationName(msgspec.Struct, frozen=True):
+    """``tenants/{tenant}/attestations/{attestation}``."""
+
+    tenant: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/attestations/{self.id}"
 
 
 class LogName(msgspec.Struct, frozen=True):
@@ -210,6 +222,17 @@ def parse_proposal_name(text: str, field: str) -> ProposalName:
     if match := _PROPOSAL.fullmatch(text):
         return ProposalName(match[1], match[2])
     raise InvalidRequestError.of(field, "must be tenants/{tenant}/proposals/{proposal}")
+
+
+def parse_attestation_name(text: str, field: str) -> AttestationName:
+    """Parse ``tenants/{tenant}/attestations/{attestation}``.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _ATTESTATION.fullmatch(text):
+        return AttestationName(match[1], match[2])
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}/attestations/{attestation}")
 
 
 def parse_provider_name(text: str, field: str) -> ProviderName:

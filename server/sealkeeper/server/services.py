@@ -13,6 +13,8 @@ from grpc_reflection.v1alpha import reflection
 
 from sealkeeper.server.access import Access
 from sealkeeper.server.approval_service import ApprovalService
+from sealkeeper.server.attestation_service import AttestationService
+from sealkeeper.server.attesting import Attesting
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.configured_provider import ConfiguredProvider
 from sealkeeper.server.grant_service import GrantService
@@ -42,6 +44,8 @@ from sealkeeper.server.trust_service import TrustService
 from sealkeeper.v1 import (
     approval_pb2,
     approval_pb2_grpc,
+    attestation_pb2,
+    attestation_pb2_grpc,
     grant_pb2,
     grant_pb2_grpc,
     identity_pb2,
@@ -68,7 +72,7 @@ SERVICES: tuple[str, ...] = tuple(
     service.full_name
     for module in (
         *(key_pb2, key_import_pb2, provider_pb2, signing_pb2, log_pb2, trust_pb2),
-        *(identity_pb2, policy_pb2, grant_pb2, approval_pb2, quota_pb2),
+        *(identity_pb2, policy_pb2, grant_pb2, approval_pb2, quota_pb2, attestation_pb2),
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 )
@@ -85,6 +89,7 @@ class Parts:
     keys: Keys
     imports: KeyImports
     signing: Signing
+    attesting: Attesting
     usage: KeyUsage
     trust: Trust
     logs: Sequencer
@@ -115,6 +120,7 @@ def services(parts: Parts, health: HealthServicer) -> Iterator[Callable[[grpc.ai
         signing_pb2_grpc.add_SigningServiceServicer_to_server,
         SigningService(parts.signing, keys, parts.ledger, parts.trust, clock),
     )
+    yield partial(attestation_pb2_grpc.add_AttestationServiceServicer_to_server, AttestationService(parts.attesting))
     yield partial(log_pb2_grpc.add_LogServiceServicer_to_server, LogService(logs))
     yield partial(trust_pb2_grpc.add_TrustServiceServicer_to_server, TrustService(parts.trust))
     yield from _access_services(parts, changes)

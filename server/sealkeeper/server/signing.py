@@ -53,6 +53,7 @@ _MOST_NAMES = 16 * 1024
 WITHHELD = "WITHHELD"
 """Outcome in an audit record: the signature is in the log, and did not leave."""
 _INLINE = 64 * 1024
+_INLINE_PAYLOADS = 1024 * 1024
 _HASH_NAMES = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
 
 
@@ -314,10 +315,7 @@ class Signing:
                 continue
             self._count(version, len(prepared), call)
             call.recorded = True
-            signatures = [
-                _signature(bundle_of, one, signature, entry, inclusion, stamp)
-                for one, (signature, entry, inclusion, stamp) in zip(prepared, made, strict=True)
-            ]
+            signatures = await _signatures(bundle_of, prepared, made)
             return Signed(str(version.name), material, tuple(signatures), tuple(one[3] for one in made))
         raise failed or UnavailableError("the key's versions change too quickly", next_step="retry")
 
@@ -513,11 +511,11 @@ class Signing:
         stamps = kept.timestamps or await self._stamps_anew(version, logged)
         made = []
         for place, (content, entry, one, stamp) in enumerate(zip(contents, entries, logged, stamps, strict=True)):
-            prepared = _prepare(content, algorithm)
+            [prepared] = await _prepare_all([content], algorithm)
             _require_same_digest(prepared, one)
             _, bundle_of = self._templates_for(version, one.verifier, is_certificate=one.is_certificate)
             inclusion = await _inclusion(reader, kept.first_index + place)
-            made.append(_signature(bundle_of, prepared, one.signature, entry, inclusion, stamp))
+            made += await _signatures(bundle_of, [prepared], [(one.signature, entry, inclusion, stamp)])
         return Signed(str(version.name), Material(kept.material), tuple(made), tuple(stamps))
 
     async def _stamps_anew(self, version: KeyVersion, logged: Sequence[LoggedSignature]) -> list[bytes]:
@@ -650,6 +648,20 @@ def _require_lengths(provider: ConfiguredProvider, algorithm: Algorithm, prepare
     except ProviderUnavailableError:
         return
     check_payloads(algorithm, [one.payload for one in prepared], info)
+
+
+async def _signatures(
+    template: BundleTemplate, prepared: Sequence[_Prepared], made: Sequence[_Made]
+) -> list[Signature]:
+    def work() -> list[Signature]:
+        return [
+            _signature(template, one, signature, entry, inclusion, stamp)
+            for one, (signature, entry, inclusion, stamp) in zip(prepared, made, strict=True)
+        ]
+
+    # A long payload is in its bundle.
+    length = sum(len(one.content.data) for one in prepared if one.content.kind is ContentKind.DSSE)
+    return work() if length < _INLINE_PAYLOADS else await asyncio.to_thread(work)
 
 
 def _signature(

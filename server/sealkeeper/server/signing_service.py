@@ -21,6 +21,7 @@ from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import FieldViolation, InvalidRequestError, OverloadedError
 from sealkeeper.server.idempotency import RequestId, RequestLedger
 from sealkeeper.server.keys import Keys
+from sealkeeper.server.reserved_predicates import is_statement, require_no_encoding, require_signable
 from sealkeeper.server.resources import (
     KeyName,
     KeyVersionName,
@@ -50,6 +51,7 @@ _MATERIALS = {0: Material.PUBLIC_KEY, 1: Material.PUBLIC_KEY, 2: Material.CERTIF
 _MAX_NAME = 512
 _MAX_VERIFYING = 64
 _MAX_TOLD = 20
+_INLINE = 16 * 1024
 
 
 class SigningService(signing_pb2_grpc.SigningServiceServicer):
@@ -115,9 +117,8 @@ class SigningService(signing_pb2_grpc.SigningServiceServicer):
         contents: Sequence[Content],
         request: signing_pb2.SignRequest | signing_pb2.SignBatchRequest,
     ) -> Signed:
-        material = _MATERIALS.get(request.material)
-        if material is None:
-            raise InvalidRequestError.of("material", "must be PUBLIC_KEY or CERTIFICATE")
+        material = material_of(request.material)
+        await _require_unforged(contents)
         if not call.request_id:
             call.quotas.admit_signatures(call.caller, len(contents))
             return await self._signing.sign(name, contents, material, call)
@@ -216,6 +217,39 @@ def _authorized_to_sign(key: str) -> tuple[Call, KeyName | KeyVersionName]:
     if isinstance(name, KeyVersionName):
         call.details["keyVersion"] = str(name)
     return call, name
+
+
+def material_of(value: int, field: str = "material") -> Material:
+    """What proves the signer in bundles; a hint at the public key where that is not said.
+
+    Raises:
+        InvalidRequestError: not a known number.
+    """
+    if value not in _MATERIALS:
+        raise InvalidRequestError.of(field, "must be PUBLIC_KEY or CERTIFICATE")
+    return _MATERIALS[value]
+
+
+async def _require_unforged(contents: Sequence[Content]) -> None:
+    """Refuse what would make an attestation that the gateway, or a gate, has to write itself.
+
+    Raises:
+        InvalidRequestError: naming the content.
+    """
+
+    def work() -> None:
+        for one in statements:
+            require_signable(one.data, f"{one.field}.dsse.payload")
+
+    for one in contents:
+        if one.kind is ContentKind.MESSAGE:
+            require_no_encoding(one.data, f"{one.field}.message")
+    statements = [one for one in contents if one.kind is ContentKind.DSSE and is_statement(one.payload_type)]
+    # Reading much would hold up everybody else.
+    if sum(len(one.data) for one in statements) < _INLINE:
+        work()
+    else:
+        await asyncio.to_thread(work)
 
 
 def _without_id(request: signing_pb2.SignRequest | signing_pb2.SignBatchRequest) -> bytes:

@@ -204,6 +204,7 @@ class Telemetry:
         self._meter = meter
         self._refused: Counter[tuple[str, str, str]] = Counter()
         self._signed: Counter[tuple[str, str]] = Counter()
+        self._attested: Counter[tuple[str, str]] = Counter()
         self._failovers: Counter[tuple[str, str, str]] = Counter()
         self._residency: Counter[tuple[str, str, str]] = Counter()
         self._break_glass_uses: Counter[tuple[str, str]] = Counter()
@@ -222,6 +223,10 @@ class Telemetry:
     def signatures(self, tenant: str, algorithm: str, count: int) -> None:
         """Count released signatures."""
         self._signed[tenant, algorithm] += count
+
+    def attestation(self, tenant: str, kind: str) -> None:
+        """Count an attestation; its kind is the short name of a predicate type that the gateway knows, or ``other``."""
+        self._attested[tenant, kind] += 1
 
     def failover(self, tenant: str, provider: str, standby: str, count: int) -> None:
         """Count signatures that a standby version in one provider made in the place of one in another."""
@@ -301,6 +306,9 @@ class Telemetry:
             self._authentication_failures,
             ("reason",),
             "Callers who did not prove who they are, by reason",
+        )
+        observe(
+            "sealkeeper.attestations", self._attested, ("tenant", "kind"), "Attestations made, by kind of predicate"
         )
         observe(
             "sealkeeper.proposals",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Permissions of single callers that end by themselves.", epilog=EXIT_CODES)
 Grant: TypeAlias = Annotated[str, typer.Argument(help="Its id, or tenants/T/grants/ID.")]
 Reason: TypeAlias = Annotated[str, typer.Option(help="Why; it is in the audit log, and approvers see it.")]
-_USES = ("Sign", "Verify", "GetKey", "GetPublicKey")
+_USES = ("Sign", "Attest", "Verify", "GetKey", "GetPublicKey")
 _EMERGENCIES = (
     *("Sign", "CreateKey", "RotateKey", "ImportKey", "SetKeyVersionState", "CompromiseKeyVersion"),
     *("GetKey", "ListKeys", "ReadAuditLog"),

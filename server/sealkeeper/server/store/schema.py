@@ -195,6 +195,43 @@ key_usage = Table(
     Column("production", JSON, nullable=False),
 )
 
+attestations = Table(
+    "attestations",
+    metadata,
+    Column("log_index", BigInteger, primary_key=True, autoincrement=False),
+    Column("tenant", String(63), nullable=False),
+    Column("key", String(63), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("attester", String(1024), nullable=False),
+    Column("predicate_type", String(512), nullable=False),
+    Column("subjects", JSON, nullable=False),
+    Column("subject_count", Integer, nullable=False),
+    Column("source_repository", String(2048), nullable=False),
+    Column("source_ref", String(1024), nullable=False),
+    Column("source_commit", String(64), nullable=False),
+    Column("builder_id", String(2048), nullable=False),
+    Column("build_type", String(4096), nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("bundle_digest", LargeBinary(32), nullable=False),
+    Column("bundle_size", BigInteger, nullable=False),
+    Index("attestations_tenant", "tenant", "log_index"),
+    Index("attestations_predicate_type", "tenant", "predicate_type", "log_index"),
+    Index("attestations_source_repository", "tenant", "source_repository", "log_index"),
+    Index("attestations_builder_id", "tenant", "builder_id", "log_index"),
+    Index("attestations_key", "tenant", "key", "log_index"),
+    Index("attestations_create_time", "tenant", "create_time"),
+    Index("attestations_bundle_digest", "bundle_digest"),
+)
+
+attestation_subjects = Table(
+    "attestation_subjects",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("digest", String(144), primary_key=True),
+    Column("log_index", BigInteger, primary_key=True, autoincrement=False),
+    ForeignKeyConstraint(["log_index"], ["attestations.log_index"]),
+)
+
 requests = Table(
     "requests",
     metadata,
