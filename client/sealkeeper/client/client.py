@@ -23,13 +23,16 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
-from sealkeeper.client import operations
+from sealkeeper.client import attestation_operations, operations
+from sealkeeper.client.attestation_operations import BuildReport, Filters
 from sealkeeper.client.call_tokens import CallTokens
 from sealkeeper.client.connection import OPTIONS, Connection
 from sealkeeper.client.operations import Operation
 from sealkeeper.client.retry import RetryPolicy
 from sealkeeper.v1 import (
     approval_pb2_grpc,
+    attestation_pb2,
+    attestation_pb2_grpc,
     grant_pb2_grpc,
     identity_pb2_grpc,
     key_import_pb2,
@@ -71,6 +74,7 @@ _STUBS: dict[str, Callable[[Any], Any]] = {
     "IdentityService": identity_pb2_grpc.IdentityServiceStub,
     "PolicyService": policy_pb2_grpc.PolicyServiceStub,
     "QuotaService": quota_pb2_grpc.QuotaServiceStub,
+    "AttestationService": attestation_pb2_grpc.AttestationServiceStub,
 }
 _PAGE = 500
 
@@ -383,6 +387,71 @@ class Client:
         """Look a provider up."""
         return self.call(operations.get_provider(name))
 
+    def attest(
+        self,
+        key: str,
+        subjects: Sequence[attestation_pb2.Subject],
+        predicate_type: str,
+        predicate: bytes,
+        *,
+        certificate: bool = False,
+        transient: bool = False,
+        request_id: str | None = None,
+    ) -> attestation_pb2.AttestResponse:
+        """Attest: sign a Statement of subjects and a predicate, and keep it.
+
+        Args:
+            key: ``tenants/{tenant}/keys/{key}``, or its ACTIVE version.
+            subjects: what it is about: 1 to 10,000; see ``attestation_operations.subject``.
+            predicate_type: URI; SLSA provenance is ``attest_slsa``.
+            predicate: a JSON object, at most 16 MiB.
+            certificate: put a certificate into the bundle instead of a hint at the key.
+            transient: do not keep it.
+            request_id: of a call that this one repeats.
+
+        Raises:
+            ClientError: it was refused, or the gateway did not answer in time.
+        """
+        return self.call(
+            attestation_operations.attest(
+                key,
+                subjects,
+                predicate_type,
+                predicate,
+                certificate=certificate,
+                transient=transient,
+                request_id=request_id,
+            )
+        )
+
+    def attest_slsa(
+        self,
+        key: str,
+        subjects: Sequence[attestation_pb2.Subject],
+        report: BuildReport | None = None,
+        *,
+        certificate: bool = False,
+        transient: bool = False,
+        request_id: str | None = None,
+    ) -> attestation_pb2.AttestResponse:
+        """Attest SLSA provenance, which the gateway writes from the caller's token; as ``attest``."""
+        return self.call(
+            attestation_operations.attest_slsa(
+                key, subjects, report, certificate=certificate, transient=transient, request_id=request_id
+            )
+        )
+
+    def get_attestation(self, name: str) -> attestation_pb2.GetAttestationResponse:
+        """Look an attestation up, with its bundle."""
+        return self.call(attestation_operations.get_attestation(name))
+
+    def list_attestations(
+        self, parent: str, filters: Filters | None = None
+    ) -> Iterator[attestation_pb2.AttestationRecord]:
+        """A tenant's attestations that fit the filters, newest first, page by page."""
+        for page in self.pages(partial(attestation_operations.list_attestations, parent, filters or Filters())):
+            yield from page.attestations
+
     def checkpoint(self, log: str = "logs/transparency") -> log_pb2.GetCheckpointResponse:
         """The newest checkpoint."""
         return self.call(operations.checkpoint(log))
@@ -677,6 +746,59 @@ class AsyncClient:
     async def get_provider(self, name: str) -> provider_pb2.Provider:
         """As ``Client.get_provider``."""
         return await self.call(operations.get_provider(name))
+
+    async def attest(
+        self,
+        key: str,
+        subjects: Sequence[attestation_pb2.Subject],
+        predicate_type: str,
+        predicate: bytes,
+        *,
+        certificate: bool = False,
+        transient: bool = False,
+        request_id: str | None = None,
+    ) -> attestation_pb2.AttestResponse:
+        """As ``Client.attest``."""
+        return await self.call(
+            attestation_operations.attest(
+                key,
+                subjects,
+                predicate_type,
+                predicate,
+                certificate=certificate,
+                transient=transient,
+                request_id=request_id,
+            )
+        )
+
+    async def attest_slsa(
+        self,
+        key: str,
+        subjects: Sequence[attestation_pb2.Subject],
+        report: BuildReport | None = None,
+        *,
+        certificate: bool = False,
+        transient: bool = False,
+        request_id: str | None = None,
+    ) -> attestation_pb2.AttestResponse:
+        """As ``Client.attest_slsa``."""
+        return await self.call(
+            attestation_operations.attest_slsa(
+                key, subjects, report, certificate=certificate, transient=transient, request_id=request_id
+            )
+        )
+
+    async def get_attestation(self, name: str) -> attestation_pb2.GetAttestationResponse:
+        """As ``Client.get_attestation``."""
+        return await self.call(attestation_operations.get_attestation(name))
+
+    async def list_attestations(
+        self, parent: str, filters: Filters | None = None
+    ) -> AsyncIterator[attestation_pb2.AttestationRecord]:
+        """As ``Client.list_attestations``."""
+        async for page in self.pages(partial(attestation_operations.list_attestations, parent, filters or Filters())):
+            for one in page.attestations:
+                yield one
 
     async def checkpoint(self, log: str = "logs/transparency") -> log_pb2.GetCheckpointResponse:
         """As ``Client.checkpoint``."""

@@ -7,6 +7,7 @@
     certificate = "cert.pem"
     key = "key.pem"
     tenant = "acme"
+    signing_key = "release"      # for commands that are not told which key
 
 Instead of ``certificate`` and ``key``, callers of the gateway's port for tokens have ``token_file``, the variable
 ``SEALKEEPER_ID_TOKEN``, a login (``login_issuer``, ``login_client_id``), or run in a CI system that gives tokens out;
@@ -34,7 +35,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _DEFAULT_FILE = Path("~/.config/sealkeeper/client.toml")
 _MAX_MESSAGE = 64 * 1024 * 1024
 _PATHS = ("ca", "certificate", "key", "token_file", "approval_key")
-_NAMES = ("endpoint", "tenant", *_PATHS, "audience", "login_issuer", "login_client_id", "login_token")
+_NAMES = ("endpoint", "tenant", *_PATHS, "audience", "login_issuer", "login_client_id", "login_token", "signing_key")
 ID_TOKEN_KIND, ACCESS_TOKEN_KIND = "id_token", "access_token"
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
@@ -157,6 +158,15 @@ def load_tenant(config: Path | None, flag: str | None, environment: Mapping[str,
         ConfigurationError: the file is malformed.
     """
     return flag or environment.get("SEALKEEPER_TENANT") or _read_file(config, environment).get("tenant", "")
+
+
+def load_signing_key(config: Path | None, environment: Mapping[str, str] = os.environ) -> str:
+    """The key that is meant where none is named, as ``Connection.load`` finds things; empty where there is none.
+
+    Raises:
+        ConfigurationError: the file is malformed.
+    """
+    return environment.get("SEALKEEPER_SIGNING_KEY") or _read_file(config, environment).get("signing_key", "")
 
 
 @dataclass(frozen=True, slots=True)

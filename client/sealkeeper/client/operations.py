@@ -93,7 +93,7 @@ def sign(
     """
     _check_size(_field(content, "content"), _size(content), MAX_MESSAGE)
     request = signing_pb2.SignRequest(
-        key=key, content=content, material=_material(certificate), request_id=request_id or new_request_id()
+        key=key, content=content, material=material_value(certificate), request_id=request_id or new_request_id()
     )
 
     def check(response: signing_pb2.SignResponse) -> signing_pb2.SignResponse:
@@ -117,7 +117,7 @@ def sign_batch(
         _check_size(_field(one, f"items[{number}]"), _size(one), MAX_MESSAGE)
     _check_size("items", sum(map(_size, items)), MAX_MESSAGE)
     request = signing_pb2.SignBatchRequest(
-        key=key, items=items, material=_material(certificate), request_id=request_id or new_request_id()
+        key=key, items=items, material=material_value(certificate), request_id=request_id or new_request_id()
     )
 
     def check(response: signing_pb2.SignBatchResponse) -> signing_pb2.SignBatchResponse:
@@ -472,7 +472,8 @@ def _check_signature(signature: signing_pb2.Signature, content: signing_pb2.Sign
         raise CorruptAnswerError("the bundle is of something else")
 
 
-def _material(certificate: bool) -> resources_pb2.VerificationMaterial.ValueType:
+def material_value(certificate: bool) -> resources_pb2.VerificationMaterial.ValueType:
+    """Number of what proves the signer in bundles."""
     kinds = resources_pb2.VerificationMaterial
     return kinds.VERIFICATION_MATERIAL_CERTIFICATE if certificate else kinds.VERIFICATION_MATERIAL_PUBLIC_KEY
 

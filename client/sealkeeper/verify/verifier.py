@@ -39,12 +39,14 @@ from sealkeeper.verify.certificate import (
 )
 from sealkeeper.verify.dsse import pae
 from sealkeeper.verify.entry_body import Signed, require_body
-from sealkeeper.verify.errors import PolicyError, StepFailedError, VerifyError
+from sealkeeper.verify.errors import PolicyError, StatementError, StepFailedError, VerifyError
 from sealkeeper.verify.log_entry import verify_checkpoint, verify_promise, verify_proof
+from sealkeeper.verify.statement import PAYLOAD_TYPE, Subject, parse_statement
 from sealkeeper.verify.steps import Step, take_steps
 from sealkeeper.verify.timestamp import UntrustedTimestampError, verify_timestamp
 from sealkeeper.verify.trust import TenantKey, TransparencyLog, TrustRoot
 
+_DIGESTS = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
 _KEY = re.compile(r"tenants/[a-z0-9-]{1,63}/keys/[a-z0-9-]{1,63}(/versions/[1-9][0-9]{0,8})?")
 
 
@@ -146,7 +148,8 @@ def verify(bundle: bytes | Bundle, artifact: Artifact | None, trust: TrustRoot, 
 
     Args:
         bundle: its JSON, or parsed.
-        artifact: what it should be a signature of; ``None`` for a DSSE envelope, whose payload is inside.
+        artifact: what it should be a signature of. Of an in-toto Statement it must be one of the subjects, or the
+            Statement itself; ``None`` for a DSSE envelope of whatever, whose payload is inside.
         trust: what is trusted.
         policy: who must have signed.
 
@@ -276,11 +279,10 @@ class _Verification:
     def _compare_envelope(self, envelope: DsseEnvelope) -> str:
         if self._bundle.hint is not None and envelope.key_id not in ("", self._bundle.hint):
             raise VerifyError("the DSSE envelope's keyid is not the bundle's hint")
-        if self._artifact is not None and not _is_payload(self._artifact, envelope.payload):
-            raise VerifyError("the artifact given is not the DSSE envelope's payload")
+        about = _require_about(self._artifact, envelope) if self._artifact is not None else ""
         self._use_content(Artifact.from_bytes(pae(envelope.payload_type, envelope.payload)))
         self.result = replace(self.result, payload_type=envelope.payload_type, payload=envelope.payload)
-        return f"DSSE envelope of {len(envelope.payload)} bytes, {envelope.payload_type}"
+        return f"DSSE envelope of {len(envelope.payload)} bytes, {envelope.payload_type}{about}"
 
     def _use_content(self, signed: Artifact) -> None:
         """Keep what was signed, and the algorithms from the first on that there is enough of it for."""
@@ -471,6 +473,38 @@ def _is_payload(artifact: Artifact, payload: bytes) -> bool:
         except ArtifactError as error:
             problem = error
     raise problem or ArtifactError("the artifact has no digest")
+
+
+def _require_about(artifact: Artifact, envelope: DsseEnvelope) -> str:
+    """Refuse an artifact that is neither one of the Statement's subjects nor the payload itself."""
+    if envelope.payload_type == PAYLOAD_TYPE:
+        try:
+            subjects = parse_statement(envelope.payload).subjects
+        except StatementError:
+            subjects = ()
+        for one in subjects:
+            if _is_subject(artifact, one):
+                return f" about {one.name or 'the artifact'}"
+        if subjects and not _is_payload(artifact, envelope.payload):
+            raise VerifyError("the artifact given is none of the subjects of the Statement: this is about others")
+    if not _is_payload(artifact, envelope.payload):
+        raise VerifyError("the artifact given is not the DSSE envelope's payload")
+    return ""
+
+
+def _is_subject(artifact: Artifact, subject: Subject) -> bool:
+    """Whether every digest of the subject that can be compared is the artifact's, and one at least can be."""
+    compared = False
+    for name, digest in subject.digests.items():
+        if name in _DIGESTS:
+            try:
+                found = artifact.digest(_DIGESTS[name]).hex()
+            except ArtifactError:
+                continue
+            if found != digest:
+                return False
+            compared = True
+    return compared
 
 
 def _require_equal(what: str, found: str, wanted: str) -> None:

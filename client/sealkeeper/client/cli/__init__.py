@@ -14,8 +14,20 @@ from typing import Annotated, Any
 
 import typer
 
-from sealkeeper.client.cli import approvals, grants, keys, log, policy, provenance, providers, quota, trust
+from sealkeeper.client.cli import (
+    approvals,
+    attestations,
+    grants,
+    keys,
+    log,
+    policy,
+    provenance,
+    providers,
+    quota,
+    trust,
+)
 from sealkeeper.client.cli.arguments import asks_for_json, in_order
+from sealkeeper.client.cli.attest import attest
 from sealkeeper.client.cli.doctor import doctor
 from sealkeeper.client.cli.failures import FAULT, INTERRUPTED, STOPPED, failure_of, usage_failure
 from sealkeeper.client.cli.login import login, logout
@@ -45,7 +57,8 @@ Exit codes: 0 done or verified; 1 refused, not verified; 2 wrong usage or input;
 4 proposed: waits for approval; 70 a fault of Sealkeeper's own; 130 interrupted; 141 nobody read the output.
 
 --json: standard output is exactly one JSON document a command, for an error too (error, reason, next_step, \
-violations, exit_code), and standard error is for warnings only; `sign` of several files prints one array. \
+violations, exit_code), and standard error is for warnings only; `sign` of several files, and `attest` of several \
+things, print one array. \
 `log entries` and `approvals watch` are streams: one document a line (NDJSON).
 """
 
@@ -112,7 +125,9 @@ def root(
 
 
 app.command(epilog=EXIT_CODES)(sign)
+app.command(epilog=EXIT_CODES)(attest)
 app.command(epilog="Exit codes: 0 verified; 1 refused; 2 wrong usage or input, or a file that is not there.")(verify)
+app.add_typer(attestations.app, name="attestations")
 app.add_typer(keys.app, name="keys")
 app.add_typer(log.app, name="log")
 app.add_typer(trust.app, name="trust")

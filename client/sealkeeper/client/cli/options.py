@@ -127,6 +127,23 @@ class Options:
         key, _, version = name.partition("/")
         return f"{self.parent()}/keys/{key}" + (f"/versions/{version.removeprefix('versions/')}" if version else "")
 
+    def signing_key(self, name: str | None) -> str:
+        """The key to sign with: the one named, or the one that the settings name.
+
+        Raises:
+            ConfigurationError: none is.
+        """
+        from sealkeeper.client.connection import load_signing_key
+
+        found = name or load_signing_key(self.config)
+        if not found:
+            raise ConfigurationError(
+                "no key is named",
+                next_step="give --key, set SEALKEEPER_SIGNING_KEY, or signing_key in the client's file",
+                violations=[FieldViolation("--key", "is needed")],
+            )
+        return found
+
     def import_name(self, name: str) -> str:
         """An import's full name, of its last part."""
         return name if "/keyImports/" in name else f"{self.parent()}/keyImports/{name}"

@@ -12,9 +12,11 @@ import typer
 
 from sealkeeper.client.cli.options import Json, options_of
 from sealkeeper.client.cli.output import SUFFIX, mark, print_json, print_text, printable, progress
+from sealkeeper.client.cli.predicate_types import known_type
 
 if TYPE_CHECKING:
     from sealkeeper.verify import Artifact, Policy, VerificationResult
+    from sealkeeper.verify.statement import Statement
 
 _DIGESTS = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
 
@@ -39,12 +41,15 @@ def verify(
     ] = None,
     identity: Annotated[str | None, typer.Option(help="Name that the certificate must have, exactly.")] = None,
     issuer: Annotated[str | None, typer.Option(help="Issuer of that identity, exactly.")] = None,
+    predicate_type: Annotated[
+        str | None, typer.Option("--type", help="Of an attestation, what it must be: slsa, spdx, …, or a URI.")
+    ] = None,
     any_signer: Annotated[
         bool, typer.Option("--any-signer", help="Whoever the trust root vouches for: to look, not to decide.")
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Verify a bundle offline, step by step."""
+    """Verify a bundle offline, step by step. Of an attestation, FILE must be one of its subjects."""
     from sealkeeper.client.cli.input_files import read_public_key
     from sealkeeper.client.cli.trust import trust_root
     from sealkeeper.verify import Policy
@@ -57,6 +62,7 @@ def verify(
             "who must have signed? Give --key, --public-key, or --identity with --issuer", param_hint="--key"
         )
     name = options_of(context).key_name(key) if key is not None else None
+    wanted = known_type(predicate_type, "--type") if predicate_type is not None else None
     pinned = read_public_key(public_key, "--public-key") if public_key is not None else None
     policy = Policy(key=name, identity=identity, issuer=issuer, any_signer=any_signer, public_key=pinned)
     size = _size(file)
@@ -64,7 +70,10 @@ def verify(
     root = trust_root(trust)
     with progress(f"hashing {file}", size, quiet=json_output) as advance:
         result = verify_bundle(data, _artifact(file, digest, advance), root, policy)
-    _report(result, policy, as_json=json_output)
+    statement = _statement(result)
+    if wanted is not None:
+        result = _of_type(result, statement, wanted)
+    _report(result, policy, statement if result.verified else None, as_json=json_output)
     if not result.verified:
         raise typer.Exit(1)
 
@@ -113,8 +122,55 @@ def _artifact(file: str | None, digest: str | None, advance: Any) -> Artifact | 
         return Artifact.from_stream(stream)
 
 
-def _report(result: VerificationResult, policy: Policy, *, as_json: bool) -> None:
+def _statement(result: VerificationResult) -> Statement | None:
+    """What is attested; ``None`` where that is nothing, or is not verified."""
+    from sealkeeper.verify.errors import StatementError
+    from sealkeeper.verify.statement import PAYLOAD_TYPE, parse_statement
+
+    if not result.verified or result.payload_type != PAYLOAD_TYPE:
+        return None
+    try:
+        return parse_statement(result.payload)
+    except StatementError:
+        return None
+
+
+def _of_type(result: VerificationResult, statement: Statement | None, wanted: str) -> VerificationResult:
+    """The result with a step more: what is attested is of this type."""
+    from dataclasses import replace
+
+    from sealkeeper.verify.predicates import kind_of
+    from sealkeeper.verify.steps import Step
+
+    if not result.verified:
+        return result
+    found, kind = statement.predicate_type if statement is not None else "", kind_of(wanted)
+    passed = found == wanted or (kind is not None and found in kind.types)
+    detail = found if passed else f"{found or 'it is no attestation'}; the policy asks for {wanted}"
+    return replace(result, verified=passed, steps=(*result.steps, Step("predicate-type", passed, detail)))
+
+
+def _attested(statement: Statement) -> dict[str, Any]:
+    """What is attested, and of SLSA provenance by whom and from what it was built."""
+    from sealkeeper.verify.errors import PredicateError
+    from sealkeeper.verify.predicates import Provenance, read_predicate
+
+    found: dict[str, Any] = {"predicateType": statement.predicate_type, "subjects": len(statement.subjects)}
+    try:
+        predicate = read_predicate(statement.predicate_type, statement.predicate)
+    except PredicateError:
+        return found
+    if isinstance(predicate, Provenance):
+        found["builderId"] = predicate.builder_id
+        if predicate.resolved_dependencies:
+            source = predicate.resolved_dependencies[0]
+            found["source"], found["commit"] = source.uri, source.digests.get("gitCommit")
+    return found
+
+
+def _report(result: VerificationResult, policy: Policy, statement: Statement | None, *, as_json: bool) -> None:
     if as_json:
+        attested = {"attestation": _attested(statement)} if statement is not None else {}
         print_json(
             {
                 "verified": result.verified,
@@ -130,6 +186,7 @@ def _report(result: VerificationResult, policy: Policy, *, as_json: bool) -> Non
                 "publicKeySha256": sha256(result.public_key).hexdigest() if result.public_key else None,
                 "log": result.log_origin or None,
                 "logIndex": result.log_index,
+                **attested,
             }
         )
         return
@@ -140,5 +197,12 @@ def _report(result: VerificationResult, policy: Policy, *, as_json: bool) -> Non
         print_text(
             f"verified: signed by {printable(who)}" + (" (any signer was accepted)" if policy.any_signer else "")
         )
+        if statement is not None:
+            attested = _attested(statement)
+            print_text(f"  {printable(attested['predicateType'])} of {attested['subjects']} subjects")
+            if "builderId" in attested:
+                print_text(f"  built by {printable(attested['builderId'])}")
+            if "source" in attested:
+                print_text(f"  from {printable(attested['source'])} at {printable(attested['commit'])}")
     else:
         print_text(f"refused at {result.steps[-1].name}: {printable(result.steps[-1].detail)}")
