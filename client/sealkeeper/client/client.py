@@ -23,7 +23,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
-from sealkeeper.client import attestation_operations, operations
+from sealkeeper.client import attestation_operations, gate_operations, operations
 from sealkeeper.client.attestation_operations import BuildReport, Filters
 from sealkeeper.client.call_tokens import CallTokens
 from sealkeeper.client.connection import OPTIONS, Connection
@@ -33,6 +33,8 @@ from sealkeeper.v1 import (
     approval_pb2_grpc,
     attestation_pb2,
     attestation_pb2_grpc,
+    gate_pb2,
+    gate_pb2_grpc,
     grant_pb2_grpc,
     identity_pb2_grpc,
     key_import_pb2,
@@ -70,6 +72,7 @@ _STUBS: dict[str, Callable[[Any], Any]] = {
     "LogService": log_pb2_grpc.LogServiceStub,
     "TrustService": trust_pb2_grpc.TrustServiceStub,
     "ApprovalService": approval_pb2_grpc.ApprovalServiceStub,
+    "GateService": gate_pb2_grpc.GateServiceStub,
     "GrantService": grant_pb2_grpc.GrantServiceStub,
     "IdentityService": identity_pb2_grpc.IdentityServiceStub,
     "PolicyService": policy_pb2_grpc.PolicyServiceStub,
@@ -477,6 +480,139 @@ class Client:
         """The trust root with a tenant's keys."""
         return self.call(operations.trust_root(parent))
 
+    def evaluate_gate(
+        self,
+        gate: str,
+        subject: attestation_pb2.Subject,
+        *,
+        children: Sequence[attestation_pb2.Subject] = (),
+        environment: str = "",
+        bundles: Sequence[bytes] = (),
+        image: str = "",
+        without_summary: bool = False,
+        dry_run: bool = False,
+        request_id: str | None = None,
+    ) -> gate_pb2.EvaluateResponse:
+        """Ask whether an artifact may run; see ``gate_operations.evaluate_gate``. A DENY is an answer, not an error."""
+        return self.call(
+            gate_operations.evaluate_gate(
+                gate,
+                subject,
+                children=children,
+                environment=environment,
+                bundles=bundles,
+                image=image,
+                without_summary=without_summary,
+                dry_run=dry_run,
+                request_id=request_id,
+            )
+        )
+
+    def report_gate_decisions(
+        self, gate: str, decisions: Sequence[gate_pb2.GateDecision], *, request_id: str | None = None
+    ) -> Sequence[str]:
+        """Tell of decisions that a gate made while it could not ask; their names."""
+        return self.call(gate_operations.report_gate_decisions(gate, decisions, request_id=request_id))
+
+    def get_gate_snapshot(self, gate: str) -> gate_pb2.GetGateSnapshotResponse:
+        """What a gate needs to decide by itself."""
+        return self.call(gate_operations.get_gate_snapshot(gate))
+
+    def list_gates(self, parent: str) -> Iterator[gate_pb2.GateVersion]:
+        """The versions in force of all gates of a tenant, without their texts, page by page."""
+        for page in self.pages(partial(gate_operations.list_gates, parent)):
+            yield from page.gates
+
+    def get_gate_version(self, name: str) -> gate_pb2.GateVersion:
+        """A version of a gate's policy; of a gate's own name the one in force."""
+        return self.call(gate_operations.get_gate_version(name))
+
+    def list_gate_versions(self, gate: str) -> Iterator[gate_pb2.GateVersion]:
+        """All versions of a gate's policy, newest first, without their texts, page by page."""
+        for page in self.pages(partial(gate_operations.list_gate_versions, gate)):
+            yield from page.versions
+
+    def update_gate(self, gate: str, text: str, base: int, reason: str = "") -> gate_pb2.GateVersion:
+        """Propose another policy of a gate; ``base`` is the version that it was made from, 0 for a new gate.
+
+        Raises:
+            ProposedError: it is proposed, and in force when others have approved.
+            ClientError: it was refused, or the gateway did not answer in time.
+        """
+        return self.call(gate_operations.update_gate(gate, text, base, reason))
+
+    def simulate_gate(
+        self, gate: str, text: str, *, period: timedelta | None = None, decisions: int = 0, within: float | None = None
+    ) -> Iterator[gate_pb2.SimulateGateResponse]:
+        """What a draft would decide otherwise of earlier decisions; the last answer has the changes."""
+        operation = gate_operations.simulate_gate(gate, text, period=period, decisions=decisions)
+        return self.stream(operation, within=within)
+
+    def create_gate_exception(
+        self,
+        gate: str,
+        *,
+        digest: str = "",
+        pattern: str = "",
+        environment: str = "",
+        lifetime: timedelta,
+        reason: str,
+        request_id: str | None = None,
+    ) -> gate_pb2.GateException:
+        """Let an artifact, by its digest or a pattern of its name, run for a time although the policy refuses it.
+
+        Raises:
+            ProposedError: it is proposed, and in force when others have approved.
+            ClientError: it was refused, or the gateway did not answer in time.
+        """
+        return self.call(
+            gate_operations.create_gate_exception(
+                gate,
+                digest=digest,
+                pattern=pattern,
+                environment=environment,
+                lifetime=lifetime,
+                reason=reason,
+                request_id=request_id,
+            )
+        )
+
+    def revoke_gate_exception(self, name: str) -> gate_pb2.GateException:
+        """End an exception at once."""
+        return self.call(gate_operations.revoke_gate_exception(name))
+
+    def list_gate_exceptions(self, gate: str) -> Iterator[gate_pb2.GateException]:
+        """All exceptions of a gate, page by page."""
+        for page in self.pages(partial(gate_operations.list_gate_exceptions, gate)):
+            yield from page.exceptions
+
+    def get_gate_decision(self, name: str) -> gate_pb2.GateDecision:
+        """A decision, with what came of each rule."""
+        return self.call(gate_operations.get_gate_decision(name))
+
+    def list_gate_decisions(
+        self,
+        gate: str,
+        *,
+        subject_digest: str = "",
+        environment: str = "",
+        outcome: str = "",
+        after: datetime | None = None,
+        before: datetime | None = None,
+    ) -> Iterator[gate_pb2.GateDecision]:
+        """A gate's decisions that fit all filters, newest first, without their rules, page by page."""
+        filtered = partial(
+            gate_operations.list_gate_decisions,
+            gate,
+            subject_digest=subject_digest,
+            environment=environment,
+            outcome=outcome,
+            after=after,
+            before=before,
+        )
+        for page in self.pages(filtered):
+            yield from page.decisions
+
 
 class AsyncClient:
     """The same for asyncio: ``call`` carries out what ``operations`` makes, the rest are its short forms.
@@ -821,6 +957,134 @@ class AsyncClient:
     async def trust_root(self, parent: str) -> trust_pb2.GetTrustRootResponse:
         """As ``Client.trust_root``."""
         return await self.call(operations.trust_root(parent))
+
+    async def evaluate_gate(
+        self,
+        gate: str,
+        subject: attestation_pb2.Subject,
+        *,
+        children: Sequence[attestation_pb2.Subject] = (),
+        environment: str = "",
+        bundles: Sequence[bytes] = (),
+        image: str = "",
+        without_summary: bool = False,
+        dry_run: bool = False,
+        request_id: str | None = None,
+    ) -> gate_pb2.EvaluateResponse:
+        """As ``Client.evaluate_gate``."""
+        return await self.call(
+            gate_operations.evaluate_gate(
+                gate,
+                subject,
+                children=children,
+                environment=environment,
+                bundles=bundles,
+                image=image,
+                without_summary=without_summary,
+                dry_run=dry_run,
+                request_id=request_id,
+            )
+        )
+
+    async def report_gate_decisions(
+        self, gate: str, decisions: Sequence[gate_pb2.GateDecision], *, request_id: str | None = None
+    ) -> Sequence[str]:
+        """As ``Client.report_gate_decisions``."""
+        return await self.call(gate_operations.report_gate_decisions(gate, decisions, request_id=request_id))
+
+    async def get_gate_snapshot(self, gate: str) -> gate_pb2.GetGateSnapshotResponse:
+        """As ``Client.get_gate_snapshot``."""
+        return await self.call(gate_operations.get_gate_snapshot(gate))
+
+    async def list_gates(self, parent: str) -> AsyncIterator[gate_pb2.GateVersion]:
+        """As ``Client.list_gates``."""
+        async for page in self.pages(partial(gate_operations.list_gates, parent)):
+            for one in page.gates:
+                yield one
+
+    async def get_gate_version(self, name: str) -> gate_pb2.GateVersion:
+        """As ``Client.get_gate_version``."""
+        return await self.call(gate_operations.get_gate_version(name))
+
+    async def list_gate_versions(self, gate: str) -> AsyncIterator[gate_pb2.GateVersion]:
+        """As ``Client.list_gate_versions``."""
+        async for page in self.pages(partial(gate_operations.list_gate_versions, gate)):
+            for one in page.versions:
+                yield one
+
+    async def update_gate(self, gate: str, text: str, base: int, reason: str = "") -> gate_pb2.GateVersion:
+        """As ``Client.update_gate``."""
+        return await self.call(gate_operations.update_gate(gate, text, base, reason))
+
+    async def simulate_gate(
+        self, gate: str, text: str, *, period: timedelta | None = None, decisions: int = 0, within: float | None = None
+    ) -> AsyncIterator[gate_pb2.SimulateGateResponse]:
+        """As ``Client.simulate_gate``."""
+        operation = gate_operations.simulate_gate(gate, text, period=period, decisions=decisions)
+        async for one in self.stream(operation, within=within):
+            yield one
+
+    async def create_gate_exception(
+        self,
+        gate: str,
+        *,
+        digest: str = "",
+        pattern: str = "",
+        environment: str = "",
+        lifetime: timedelta,
+        reason: str,
+        request_id: str | None = None,
+    ) -> gate_pb2.GateException:
+        """As ``Client.create_gate_exception``."""
+        return await self.call(
+            gate_operations.create_gate_exception(
+                gate,
+                digest=digest,
+                pattern=pattern,
+                environment=environment,
+                lifetime=lifetime,
+                reason=reason,
+                request_id=request_id,
+            )
+        )
+
+    async def revoke_gate_exception(self, name: str) -> gate_pb2.GateException:
+        """As ``Client.revoke_gate_exception``."""
+        return await self.call(gate_operations.revoke_gate_exception(name))
+
+    async def list_gate_exceptions(self, gate: str) -> AsyncIterator[gate_pb2.GateException]:
+        """As ``Client.list_gate_exceptions``."""
+        async for page in self.pages(partial(gate_operations.list_gate_exceptions, gate)):
+            for one in page.exceptions:
+                yield one
+
+    async def get_gate_decision(self, name: str) -> gate_pb2.GateDecision:
+        """As ``Client.get_gate_decision``."""
+        return await self.call(gate_operations.get_gate_decision(name))
+
+    async def list_gate_decisions(
+        self,
+        gate: str,
+        *,
+        subject_digest: str = "",
+        environment: str = "",
+        outcome: str = "",
+        after: datetime | None = None,
+        before: datetime | None = None,
+    ) -> AsyncIterator[gate_pb2.GateDecision]:
+        """As ``Client.list_gate_decisions``."""
+        filtered = partial(
+            gate_operations.list_gate_decisions,
+            gate,
+            subject_digest=subject_digest,
+            environment=environment,
+            outcome=outcome,
+            after=after,
+            before=before,
+        )
+        async for page in self.pages(filtered):
+            for one in page.decisions:
+                yield one
 
 
 def _deadline(seconds: float | None) -> float | None:

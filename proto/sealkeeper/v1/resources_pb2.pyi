@@ -14,10 +14,14 @@ Resource names (https://google.aip.dev/122):
   tenants/{tenant}/proposals/{proposal}
   tenants/{tenant}/quota
   tenants/{tenant}/attestations/{attestation}
+  tenants/{tenant}/gates/{gate}
+  tenants/{tenant}/gates/{gate}/versions/{version}
+  tenants/{tenant}/gates/{gate}/exceptions/{exception}
+  tenants/{tenant}/gates/{gate}/decisions/{decision}
   logs/{log}                                      log is "transparency", "ct" or "audit"
 
-{tenant}, {key} and {provider}: 1 to 63 of a-z, 0-9 and "-", starting with a letter, not ending with "-".
-{import}, {grant}, {proposal} and {attestation}: chosen by the gateway, of the same form.
+{tenant}, {key}, {provider} and {gate}: 1 to 63 of a-z, 0-9 and "-", starting with a letter, not ending with "-".
+{import}, {grant}, {proposal}, {attestation}, {exception} and {decision}: chosen by the gateway, of the same form.
 {version}: a decimal number from 1, without leading zeros.
 
 Requests have at most 29,425,664 bytes (28 MiB and 64 KiB). gRPC itself cuts off what has more than 32 MiB, with
@@ -85,6 +89,10 @@ OVERLOADED, QUOTA_EXCEEDED, LOG_OVERLOADED, STORAGE_FULL, LOG_UNAVAILABLE, INTER
   PROPOSAL_NOT_FOUND           NOT_FOUND            no such proposal in the caller's tenant
   GRANT_NOT_FOUND              NOT_FOUND            no such grant in the caller's tenant
   ATTESTATION_NOT_FOUND        NOT_FOUND            no such attestation in the caller's tenant
+  GATE_NOT_FOUND               NOT_FOUND            no such gate in the caller's tenant
+  GATE_VERSION_NOT_FOUND       NOT_FOUND            no such version of the gate's policy
+  EXCEPTION_NOT_FOUND          NOT_FOUND            no such exception of the gate
+  DECISION_NOT_FOUND           NOT_FOUND            no such decision of the gate
   ALREADY_EXISTS               ALREADY_EXISTS       it exists already; usually said more closely by the next three
   KEY_EXISTS                   ALREADY_EXISTS       there is such a key
   PUBLIC_KEY_EXISTS            ALREADY_EXISTS       a key version of the tenant has this public key
@@ -92,6 +100,8 @@ OVERLOADED, QUOTA_EXCEEDED, LOG_OVERLOADED, STORAGE_FULL, LOG_UNAVAILABLE, INTER
   APPROVAL_EXISTS              ALREADY_EXISTS       the person, or the key, has decided already
   FAILED_PRECONDITION          FAILED_PRECONDITION  the wrong state; usually said more closely by the next ones
   KEY_VERSION_NOT_ACTIVE       FAILED_PRECONDITION  the version named, or every one of the key, does not sign
+  EXCEPTION_LIMIT              FAILED_PRECONDITION  1,000 exceptions of the gate are in force
+  GATE_LIMIT                   FAILED_PRECONDITION  the tenant has 100 gates
   IDENTITY_UNSUITABLE          FAILED_PRECONDITION  the caller's proof of identity says nothing of a build
   ROTATION_PENDING             FAILED_PRECONDITION  a version is PUBLISHED already
   VERSION_LIMIT                FAILED_PRECONDITION  the key has 1,000 versions
