@@ -80,21 +80,28 @@ async def test_everybody_may_ask_even_where_nothing_is_permitted(house: PolicyHo
 
 async def test_what_each_role_may_do_by_the_default_policy_is_told(house: PolicyHouse) -> None:
     await house.put_key({})
-    reads = dict.fromkeys(("GetPublicKey", "Verify", "ReadLog", "GetTrustRoot"), 0)
+    reads = dict.fromkeys(("GetPublicKey", "Verify", "ReadLog", "GetTrustRoot", "GetAttestation"), 0)
     people = dict.fromkeys(
-        ("GetKey", "ListKeys", "GetPolicy", "GetGrant", "GetProposal", "GetQuota", "RevokeGrant", "UpdateQuota"), 0
+        (
+            *("GetKey", "ListKeys", "GetPolicy", "GetGrant", "GetProposal", "GetQuota", "GetGate"),
+            *("RevokeGrant", "UpdateQuota", "RevokeGateException", "Approve"),
+        ),
+        0,
     )
-    people["Approve"] = 0
-    assert await allowed(house, VERIFIER) == reads
-    assert await allowed(house, CI) == {**reads, "GetKey": 0, "Sign": 0}
+    gates = dict.fromkeys(("EvaluateGate", "GetGate", "ReportGateDecisions"), 0)
+    assert await allowed(house, VERIFIER) == {**reads, **gates}
+    assert await allowed(house, CI) == {**reads, "GetKey": 0, "Sign": 0, "Attest": 0, "EvaluateGate": 0}
     managed = dict.fromkeys(("CreateKey", "RotateKey", "SetKeyVersionState"), 0)
-    proposed = ("ImportKey", "CompromiseKeyVersion", "DestroyKeyVersion", "CreateGrant", "BreakGlass")
+    proposed = (
+        *("ImportKey", "CompromiseKeyVersion", "DestroyKeyVersion", "CreateGrant", "BreakGlass"),
+        "CreateGateException",
+    )
     assert await allowed(house, CUSTODIAN) == {**reads, **people, **managed, **dict.fromkeys(proposed, 1)}
     assert await allowed(house, ADMIN) == {
         **reads,
         **people,
-        **dict.fromkeys(("ReadAuditLog", "SimulatePolicy"), 0),
-        **dict.fromkeys(("UpdatePolicy", "RaiseQuota", "BreakGlass"), 1),
+        **dict.fromkeys(("ReadAuditLog", "SimulatePolicy", "SimulateGate"), 0),
+        **dict.fromkeys(("UpdatePolicy", "RaiseQuota", "BreakGlass", "UpdateGate", "CreateGateException"), 1),
     }
 
 

@@ -11,6 +11,8 @@ from sealkeeper.server.audit import AuditRecord
 from sealkeeper.server.authorization import Authorizer, UnrestrictedAuthorizer
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import ConfigurationError
+from sealkeeper.server.gate_exceptions import GateExceptions
+from sealkeeper.server.gates import Gates
 from sealkeeper.server.grant import Grant
 from sealkeeper.server.grants import Grants, open_grants
 from sealkeeper.server.identities import Identities
@@ -82,6 +84,8 @@ async def open_access(
     keys: Keys,
     quotas: Quotas,
     identities: Identities,
+    gates: Gates,
+    exceptions: GateExceptions,
     logs: Sequencer,
     clock: SteadyClock,
     telemetry: Telemetry,
@@ -117,7 +121,7 @@ async def open_access(
         telemetry.proposal,
         identities.people.name_of,
     )
-    proposals.begin(rules, ProposedChanges(keys, policies, grants, quotas).executors())
+    proposals.begin(rules, ProposedChanges(keys, policies, grants, quotas, gates, exceptions).executors())
     return Access(policies, grants, proposals, by_policy, authorizer, logs, clock)
 
 

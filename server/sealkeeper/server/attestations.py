@@ -209,6 +209,17 @@ class Attestations:
                 f"the bundle of {one.name} cannot be read", next_step="have the gateway's disk looked at"
             ) from None
 
+    async def data(self, digest: bytes) -> bytes | None:
+        """A bundle by its SHA-256; ``None`` where it is not there, or not what was kept.
+
+        Raises:
+            OverloadedError: too many are being read.
+        """
+        try:
+            return await self.work(lambda: _read(self._path(digest), digest))
+        except (OSError, UnavailableError):
+            return None
+
     async def search(self, search: Search, below: int | None, limit: int) -> list[Attestation]:
         """Attestations that fit, newest first; as ``AttestationTable.search``."""
         return await self._table.search(search, below, limit)

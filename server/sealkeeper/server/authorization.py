@@ -47,6 +47,13 @@ class Action(StrEnum):
     GET_QUOTA = "GetQuota"
     UPDATE_QUOTA = "UpdateQuota"
     RAISE_QUOTA = "RaiseQuota"
+    EVALUATE_GATE = "EvaluateGate"
+    REPORT_GATE_DECISIONS = "ReportGateDecisions"
+    GET_GATE = "GetGate"
+    SIMULATE_GATE = "SimulateGate"
+    UPDATE_GATE = "UpdateGate"
+    CREATE_GATE_EXCEPTION = "CreateGateException"
+    REVOKE_GATE_EXCEPTION = "RevokeGateException"
 
 
 PROPOSABLE: dict[Action, int] = {
@@ -57,10 +64,12 @@ PROPOSABLE: dict[Action, int] = {
     Action.RAISE_QUOTA: 1,
     Action.BREAK_GLASS: 1,
     Action.CREATE_GRANT: 0,
+    Action.UPDATE_GATE: 1,
+    Action.CREATE_GATE_EXCEPTION: 1,
 }
 """Actions that can wait for approvals, and how many they need where the policy that permits them does not say."""
 
-ALWAYS_APPROVED = frozenset({Action.UPDATE_POLICY, Action.BREAK_GLASS})
+ALWAYS_APPROVED = frozenset({Action.UPDATE_POLICY, Action.BREAK_GLASS, Action.UPDATE_GATE})
 """Actions that need an approval of another person whatever the policy says."""
 
 

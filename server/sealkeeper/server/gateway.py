@@ -29,6 +29,8 @@ from sealkeeper.server.certificates import CertificateAuthority, KeyCertificates
 from sealkeeper.server.clock import TOLERANCE, SteadyClock, rfc3339
 from sealkeeper.server.configured_provider import ConfiguredProvider
 from sealkeeper.server.errors import ConfigurationError, SealkeeperError
+from sealkeeper.server.gate_evidence import KeptAttestations
+from sealkeeper.server.gate_parts import open_gate_parts
 from sealkeeper.server.grpc_front import GrpcFront
 from sealkeeper.server.http import HttpFront
 from sealkeeper.server.idempotency import RequestId, RequestLedger
@@ -64,6 +66,7 @@ LOGS_FOLDER = "logs"
 ATTESTATIONS_FOLDER = "attestations"
 _CHECK_INTERVAL = 5.0
 _CHECK_TIMEOUT = 5.0
+_GATES_INTERVAL = 30.0
 
 
 class Gateway:
@@ -152,7 +155,24 @@ class Gateway:
         self._stack.push_async_callback(identities.close)
         if identities.tokens is not None:
             telemetry.watch_issuers(identities.tokens.ages)
-        access = await open_access(settings, database, keys, quotas, identities, logs, self._clock, telemetry)
+        attestations = Attestations(AttestationTable(database), settings.storage.directory / ATTESTATIONS_FOLDER)
+        attesting = await self._open_attesting(attestations, signing, ledger, keys, logs, telemetry)
+        gates = await open_gate_parts(
+            settings, database, keys, KeptAttestations(attestations), signing, trust, self._clock, telemetry
+        )
+        self._stack.push_async_callback(gates.close)
+        access = await open_access(
+            settings,
+            database,
+            keys,
+            quotas,
+            identities,
+            gates.gates,
+            gates.exceptions,
+            logs,
+            self._clock,
+            telemetry,
+        )
         self._stack.push_async_callback(access.close)
         interceptor = CallInterceptor(
             identities,
@@ -172,14 +192,16 @@ class Gateway:
             keys,
             imports,
             signing,
-            await self._open_attestations(database, signing, ledger, keys, logs, telemetry),
+            attesting,
             usage,
             trust,
             logs,
             ledger,
             identities,
             access,
+            gates,
             quotas,
+            telemetry,
             self._clock,
         )
         for register in services(parts, self._health):
@@ -193,6 +215,7 @@ class Gateway:
         self._repeat("identities", identities.refresh, settings.identity.reload_interval.total_seconds())
         self._repeat("usage", usage.flush)
         self._repeat("refusals", interceptor.sum_up)
+        self._repeat("gates", gates.tidy, _GATES_INTERVAL)
 
     async def _open_providers(self, telemetry: Telemetry, needed: str) -> None:
         """Open all providers. One that is out of reach is waited for, unless the gateway's own keys are in it."""
@@ -226,16 +249,15 @@ class Gateway:
         self._stack.push_async_callback(found.close)
         return keys, found
 
-    async def _open_attestations(
+    async def _open_attesting(
         self,
-        database: Database,
+        kept: Attestations,
         signing: Signing,
         ledger: RequestLedger,
         keys: Keys,
         logs: Sequencer,
         telemetry: Telemetry,
     ) -> Attesting:
-        kept = Attestations(AttestationTable(database), self._settings.storage.directory / ATTESTATIONS_FOLDER)
         platforms = {one.issuer: BuildPlatform.of(one) for one in self._settings.issuers.values()}
         attesting = Attesting(signing, kept, ledger, keys, platforms, telemetry)
         self._stack.push_async_callback(attesting.close)

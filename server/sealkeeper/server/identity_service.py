@@ -16,6 +16,7 @@ from sealkeeper.server.keys import Keys
 from sealkeeper.server.policy_engine import kinds_of
 from sealkeeper.server.policy_trials import Answer, answer_of
 from sealkeeper.server.resources import (
+    GateName,
     GrantName,
     KeyName,
     LogName,
@@ -119,6 +120,8 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
             return [LogName("audit" if action is Action.READ_AUDIT_LOG else "transparency")]
         if "Tenant" in kinds:
             return [TenantName(tenant)]
+        if "Gate" in kinds:
+            return [GateName(tenant, "any")]
         # Of no proposal in particular, and so of none that the caller has made.
         return [ProposalName(tenant, "any")] if "Proposal" in kinds else [GrantName(tenant, "any")]
 

@@ -23,6 +23,10 @@ from sealkeeper.server.clock import rfc3339
 from sealkeeper.server.errors import FieldViolation, InvalidRequestError
 from sealkeeper.server.identity import Principal
 from sealkeeper.server.resources import (
+    GateDecisionName,
+    GateExceptionName,
+    GateName,
+    GateVersionName,
     GrantName,
     KeyImportName,
     KeyName,
@@ -531,15 +535,21 @@ _KINDS: Mapping[type, str] = {
     ProviderName: "Provider",
     GrantName: "Grant",
     ProposalName: "Proposal",
+    GateName: "Gate",
+    GateVersionName: "Gate",
+    GateExceptionName: "Gate",
+    GateDecisionName: "Gate",
     LogName: "Log",
 }
+_PARTS = (KeyVersionName, GateVersionName, GateExceptionName, GateDecisionName)
+"""Of something that policies speak of; they do not speak of these."""
 
 
 def _resource_id(resource: ResourceName) -> dict[str, str]:
     kind = _KINDS.get(type(resource))
     if kind is None:
         return _tenant_id(getattr(resource, "tenant", ""))
-    name = resource.parent if isinstance(resource, KeyVersionName) else resource
+    name = resource.parent if isinstance(resource, _PARTS) else resource
     return {"type": f"Sealkeeper::{kind}", "id": str(name)}
 
 
@@ -578,6 +588,8 @@ def _entities(question: Question) -> list[dict[str, Any]]:
             entity["attrs"] = {"name": resource.log}
         elif isinstance(resource, ProposalName):
             entity["attrs"] = _proposed(question.facts.proposed)
+        elif isinstance(resource, GateName | GateVersionName | GateExceptionName | GateDecisionName):
+            entity["attrs"] = {"name": resource.gate}
         found.append(entity)
     return found
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from sealkeeper.server.authorization import Action
 from sealkeeper.server.clock import rfc3339
+from sealkeeper.server.gate_exceptions import GateExceptions
+from sealkeeper.server.gate_exceptions import order_of as exception_order_of
+from sealkeeper.server.gates import Gates
 from sealkeeper.server.grant_service import order_of
 from sealkeeper.server.grants import Grants
 from sealkeeper.server.key import State
@@ -22,7 +25,7 @@ from sealkeeper.server.proposal import Proposal
 from sealkeeper.server.proposals import Executor, Parameters
 from sealkeeper.server.quota_service import limits_of
 from sealkeeper.server.quotas import Quotas
-from sealkeeper.server.resources import parse_resource, parse_version_name
+from sealkeeper.server.resources import parse_gate_name, parse_resource, parse_version_name
 from sealkeeper.server.store.database import Alongside
 
 STATES = {
@@ -40,6 +43,8 @@ class ProposedChanges:
     policies: Policies
     grants: Grants
     quotas: Quotas
+    gates: Gates
+    exceptions: GateExceptions
 
     def executors(self) -> Mapping[Action, Executor]:
         """By action. Imports are not among them: their proposers hand the wrapped key in again."""
@@ -50,6 +55,8 @@ class ProposedChanges:
             Action.CREATE_GRANT: self._create_grant,
             Action.BREAK_GLASS: self._create_grant,
             Action.RAISE_QUOTA: self._raise_quota,
+            Action.UPDATE_GATE: self._update_gate,
+            Action.CREATE_GATE_EXCEPTION: self._create_exception,
         }
 
     async def _set_state(
@@ -75,6 +82,19 @@ class ProposedChanges:
         self, proposal: Proposal, parameters: Parameters, audit: Audit, also: Alongside[Any]
     ) -> object:
         return await self.quotas.change(proposal.name.tenant, limits_of(parameters), audit, also)
+
+    async def _update_gate(
+        self, proposal: Proposal, parameters: Parameters, audit: Audit, also: Alongside[Any]
+    ) -> object:
+        gate, text, base = parse_gate_name(proposal.resource, "resource"), parameters["text"], parameters["base"]
+        return await self.gates.change(gate, text, base, str(proposal.name), audit, also)
+
+    async def _create_exception(
+        self, proposal: Proposal, parameters: Parameters, audit: Audit, also: Alongside[Any]
+    ) -> object:
+        gate = parse_gate_name(proposal.resource, "resource")
+        order = exception_order_of(gate, parameters, proposal.proposer.subject, proposal.reason)
+        return await self.exceptions.create(order, audit, also, str(proposal.name))
 
 
 def state_parameters(change: StateChange) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 ``tenants/{tenant}``, ``tenants/{tenant}/keys/{key}``, ``tenants/{tenant}/keys/{key}/versions/{version}``,
 ``tenants/{tenant}/keyImports/{import}``, ``tenants/{tenant}/providers/{provider}``,
 ``tenants/{tenant}/grants/{grant}``, ``tenants/{tenant}/proposals/{proposal}``,
-``tenants/{tenant}/attestations/{attestation}``, ``logs/{log}``
+``tenants/{tenant}/attestations/{attestation}``, ``tenants/{tenant}/gates/{gate}`` with ``/versions/{version}``,
+``/exceptions/{exception}`` and ``/decisions/{decision}`` below, ``logs/{log}``
 (https://google.aip.dev/122). Every call makes some, so they are msgspec structs: made, hashed and compared in C.
 """
 
@@ -26,6 +27,10 @@ _GRANT = re.compile(rf"tenants/({ID.pattern})/grants/({ID.pattern})")
 _PROPOSAL = re.compile(rf"tenants/({ID.pattern})/proposals/({ID.pattern})")
 _ATTESTATION = re.compile(rf"tenants/({ID.pattern})/attestations/({ID.pattern})")
 _PROVIDER = re.compile(rf"tenants/({ID.pattern})/providers/({ID.pattern})")
+_GATE = re.compile(rf"tenants/({ID.pattern})/gates/({ID.pattern})")
+_GATE_VERSION = re.compile(rf"{_GATE.pattern}/versions/([1-9][0-9]{{0,8}})")
+_EXCEPTION = re.compile(rf"{_GATE.pattern}/exceptions/({ID.pattern})")
+_DECISION = re.compile(rf"{_GATE.pattern}/decisions/({ID.pattern})")
 LOGS = ("transparency", "ct", "audit")
 
 
@@ -118,6 +123,59 @@ class AttestationName(msgspec.Struct, frozen=True):
         return f"tenants/{self.tenant}/attestations/{self.id}"
 
 
+class GateName(msgspec.Struct, frozen=True):
+    """``tenants/{tenant}/gates/{gate}``."""
+
+    tenant: str
+    gate: str
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/gates/{self.gate}"
+
+    def version(self, number: int) -> GateVersionName:
+        """Name of one of its versions."""
+        return GateVersionName(self.tenant, self.gate, number)
+
+
+class _OfGate(msgspec.Struct, frozen=True):
+    """Something of a gate."""
+
+    tenant: str
+    gate: str
+
+    @property
+    def parent(self) -> GateName:
+        """Name of the gate."""
+        return GateName(self.tenant, self.gate)
+
+
+class GateVersionName(_OfGate, frozen=True):
+    """``tenants/{tenant}/gates/{gate}/versions/{version}``."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/gates/{self.gate}/versions/{self.number}"
+
+
+class GateExceptionName(_OfGate, frozen=True):
+    """``tenants/{tenant}/gates/{gate}/exceptions/{exception}``."""
+
+    id: str
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/gates/{self.gate}/exceptions/{self.id}"
+
+
+class GateDecisionName(_OfGate, frozen=True):
+    """``tenants/{tenant}/gates/{gate}/decisions/{decision}``."""
+
+    id: str
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/gates/{self.gate}/decisions/{self.id}"
+
+
 class LogName(msgspec.Struct, frozen=True):
     """``logs/{log}``."""
 
@@ -128,7 +186,18 @@ class LogName(msgspec.Struct, frozen=True):
 
 
 ResourceName: TypeAlias = (
-    TenantName | KeyName | KeyVersionName | KeyImportName | ProviderName | GrantName | ProposalName | LogName
+    TenantName
+    | KeyName
+    | KeyVersionName
+    | KeyImportName
+    | ProviderName
+    | GrantName
+    | ProposalName
+    | GateName
+    | GateVersionName
+    | GateExceptionName
+    | GateDecisionName
+    | LogName
 )
 
 
@@ -246,6 +315,60 @@ def parse_provider_name(text: str, field: str) -> ProviderName:
     raise InvalidRequestError.of(field, "must be tenants/{tenant}/providers/{provider}")
 
 
+def parse_gate_name(text: str, field: str) -> GateName:
+    """Parse ``tenants/{tenant}/gates/{gate}``.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _GATE.fullmatch(text):
+        return GateName(match[1], match[2])
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}/gates/{gate}")
+
+
+def parse_gate_or_version_name(text: str, field: str) -> GateName | GateVersionName:
+    """Parse the name of a gate or of a version of its policy.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _GATE.fullmatch(text):
+        return GateName(match[1], match[2])
+    if match := _GATE_VERSION.fullmatch(text):
+        return GateVersionName(match[1], match[2], int(match[3]))
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}/gates/{gate} or .../versions/{version}")
+
+
+def parse_exception_name(text: str, field: str) -> GateExceptionName:
+    """Parse ``tenants/{tenant}/gates/{gate}/exceptions/{exception}``.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _EXCEPTION.fullmatch(text):
+        return GateExceptionName(match[1], match[2], match[3])
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}/gates/{gate}/exceptions/{exception}")
+
+
+def parse_decision_name(text: str, field: str) -> GateDecisionName:
+    """Parse ``tenants/{tenant}/gates/{gate}/decisions/{decision}``.
+
+    Raises:
+        InvalidRequestError: naming ``field``.
+    """
+    if match := _DECISION.fullmatch(text):
+        return GateDecisionName(match[1], match[2], match[3])
+    raise InvalidRequestError.of(field, "must be tenants/{tenant}/gates/{gate}/decisions/{decision}")
+
+
+def _parse_of_gate(text: str, field: str) -> ResourceName:
+    if match := _EXCEPTION.fullmatch(text):
+        return GateExceptionName(match[1], match[2], match[3])
+    if match := _DECISION.fullmatch(text):
+        return GateDecisionName(match[1], match[2], match[3])
+    return parse_gate_or_version_name(text, field)
+
+
 def parse_log_name(text: str, field: str) -> LogName:
     """Parse ``logs/{log}``.
 
@@ -264,6 +387,7 @@ _PARSERS: Mapping[str, Callable[[str, str], ResourceName]] = {
     "grants": parse_grant_name,
     "proposals": parse_proposal_name,
     "providers": parse_provider_name,
+    "gates": _parse_of_gate,
 }
 
 

@@ -17,6 +17,8 @@ from sealkeeper.server.attestation_service import AttestationService
 from sealkeeper.server.attesting import Attesting
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.configured_provider import ConfiguredProvider
+from sealkeeper.server.gate_parts import GateParts
+from sealkeeper.server.gate_service import GateService
 from sealkeeper.server.grant_service import GrantService
 from sealkeeper.server.idempotency import RequestLedger
 from sealkeeper.server.identities import Identities
@@ -39,6 +41,7 @@ from sealkeeper.server.quotas import Quotas
 from sealkeeper.server.residency import Residency
 from sealkeeper.server.signing import Signing
 from sealkeeper.server.signing_service import SigningService
+from sealkeeper.server.telemetry import Telemetry
 from sealkeeper.server.trust import Trust
 from sealkeeper.server.trust_service import TrustService
 from sealkeeper.v1 import (
@@ -46,6 +49,8 @@ from sealkeeper.v1 import (
     approval_pb2_grpc,
     attestation_pb2,
     attestation_pb2_grpc,
+    gate_pb2,
+    gate_pb2_grpc,
     grant_pb2,
     grant_pb2_grpc,
     identity_pb2,
@@ -72,7 +77,7 @@ SERVICES: tuple[str, ...] = tuple(
     service.full_name
     for module in (
         *(key_pb2, key_import_pb2, provider_pb2, signing_pb2, log_pb2, trust_pb2),
-        *(identity_pb2, policy_pb2, grant_pb2, approval_pb2, quota_pb2, attestation_pb2),
+        *(identity_pb2, policy_pb2, grant_pb2, approval_pb2, quota_pb2, attestation_pb2, gate_pb2),
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 )
@@ -96,7 +101,9 @@ class Parts:
     ledger: RequestLedger
     identities: Identities
     access: Access
+    gates: GateParts
     quotas: Quotas
+    telemetry: Telemetry
     clock: SteadyClock
 
 
@@ -123,6 +130,10 @@ def services(parts: Parts, health: HealthServicer) -> Iterator[Callable[[grpc.ai
     yield partial(attestation_pb2_grpc.add_AttestationServiceServicer_to_server, AttestationService(parts.attesting))
     yield partial(log_pb2_grpc.add_LogServiceServicer_to_server, LogService(logs))
     yield partial(trust_pb2_grpc.add_TrustServiceServicer_to_server, TrustService(parts.trust))
+    yield partial(
+        gate_pb2_grpc.add_GateServiceServicer_to_server,
+        GateService(parts.gates, changes, proposals, clock, parts.telemetry),
+    )
     yield from _access_services(parts, changes)
 
 

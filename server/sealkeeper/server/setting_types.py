@@ -56,10 +56,22 @@ def _region(value: str) -> str:
     return value
 
 
+def _registry_host(value: str) -> str:
+    host, _, port = value.partition(":")
+    try:
+        _domain(host)
+    except ValueError:
+        host = ""
+    if not host or (":" in value and not (port.isdecimal() and 0 < int(port) <= 65535)):
+        raise ValueError("must be the host of a registry, with its port where it has one, for example ghcr.io")
+    return value
+
+
 Region = Annotated[str, AfterValidator(_region)]
 Domain = Annotated[str, AfterValidator(_domain)]
 Address = Annotated[str, AfterValidator(_address)]
 OtlpEndpoint = Annotated[str, AfterValidator(_otlp_endpoint)]
+RegistryHost = Annotated[str, AfterValidator(_registry_host)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 
 

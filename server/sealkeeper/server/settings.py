@@ -22,7 +22,16 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from sealkeeper.server.errors import ConfigurationError
 from sealkeeper.server.identity_settings import IdentitySettings, IssuerSettings, PersonSettings, TrustDomainSettings
 from sealkeeper.server.quota_settings import QuotaSettings
-from sealkeeper.server.setting_types import LOOPBACK, Address, Domain, Identifier, OtlpEndpoint, Region, Section
+from sealkeeper.server.setting_types import (
+    LOOPBACK,
+    Address,
+    Domain,
+    Identifier,
+    OtlpEndpoint,
+    Region,
+    RegistryHost,
+    Section,
+)
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -133,6 +142,28 @@ class ApprovalSettings(Section):
     lifetime: timedelta = Field(default=timedelta(hours=24), ge=timedelta(minutes=1), le=timedelta(days=30))
 
 
+class GateSettings(Section):
+    """Deploy gates.
+
+    Attributes:
+        registries: hosts of the OCI registries that the gateway may ask for what is attached to an image, for gates of
+            every tenant; each with its port where it has one. None may be asked unless it is named.
+        registry_credentials: Docker config file with the credentials for them.
+        cache: for how long a verdict counts while nothing has changed that it rests on, what registries answered, and
+            a summary that says the same.
+        snapshot_lifetime: for how long a gate may decide by itself from a snapshot.
+        keep_decisions: for how long decisions are kept.
+        max_decisions: that are kept at most, of all gates together; the oldest make room.
+    """
+
+    registries: list[RegistryHost] = Field(default=[], max_length=100)
+    registry_credentials: Path | None = None
+    cache: timedelta = Field(default=timedelta(minutes=5), ge=timedelta(0), le=timedelta(hours=1))
+    snapshot_lifetime: timedelta = Field(default=timedelta(hours=24), ge=timedelta(minutes=5), le=timedelta(days=30))
+    keep_decisions: timedelta = Field(default=timedelta(days=400), ge=timedelta(days=1), le=timedelta(days=3650))
+    max_decisions: int = Field(default=1_000_000, ge=1000, le=100_000_000)
+
+
 class CertificateSettings(Section):
     """Certificates of the gateway's CA for signing keys."""
 
@@ -196,6 +227,7 @@ class Settings(BaseSettings):
     people: dict[Identifier, PersonSettings] = Field(default={})
     quotas: QuotaSettings = QuotaSettings()
     certificates: CertificateSettings = CertificateSettings()
+    gates: GateSettings = GateSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")
@@ -351,6 +383,7 @@ _PATHS = (
     ("storage", "directory"),
     ("initial_policies", "*"),
     ("identity", "deny_list"),
+    ("gates", "registry_credentials"),
     ("issuers", "*", "jwks_file"),
     ("issuers", "*", "ca"),
     ("trust_domains", "*", "bundle"),

@@ -47,6 +47,7 @@ from sealkeeper.verify.bundle import MAX_SENT_BUNDLE
 
 _DIGEST_LENGTHS = {"SHA2_256": 32, "SHA2_384": 48, "SHA2_512": 64}
 _PAYLOAD_TYPE = re.compile(r"[\x20-\x7e]{1,256}")
+_OWN_TYPES = "application/vnd.sealkeeper."
 _MATERIALS = {0: Material.PUBLIC_KEY, 1: Material.PUBLIC_KEY, 2: Material.CERTIFICATE}
 _MAX_NAME = 512
 _MAX_VERIFYING = 64
@@ -329,6 +330,7 @@ def _digest_content(item: signing_pb2.SignContent, field: str) -> Content:
 def _dsse_content(item: signing_pb2.SignContent, field: str) -> Content:
     if not _PAYLOAD_TYPE.fullmatch(item.dsse.payload_type):
         raise InvalidRequestError.of(f"{field}.dsse.payload_type", "must be 1 to 256 printable ASCII characters")
+    _require_callers(item.dsse.payload_type, f"{field}.dsse.payload_type")
     return Content(
         ContentKind.DSSE,
         _bounded(item.dsse.payload, f"{field}.dsse.payload"),
@@ -336,6 +338,12 @@ def _dsse_content(item: signing_pb2.SignContent, field: str) -> Content:
         artifact_name=item.artifact_name,
         field=field,
     )
+
+
+def _require_callers(payload_type: str, field: str) -> None:
+    """Refuse payloads that only the gateway itself makes, such as snapshots of gates."""
+    if payload_type.casefold().startswith(_OWN_TYPES):
+        raise InvalidRequestError.of(field, f"{_OWN_TYPES}… are the gateway's own, and signed for nobody")
 
 
 def _bounded(data: bytes, field: str) -> bytes:

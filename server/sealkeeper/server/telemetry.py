@@ -40,6 +40,8 @@ _NO_SPAN = nullcontext(trace.INVALID_SPAN)
 _NOTHING = nullcontext()
 _LATENCY = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _Labels = TypeVar("_Labels", bound=tuple[str, ...])
+_DECISIONS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_MAX_REASONS = 200
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -196,6 +198,13 @@ class Telemetry:
         self._batch = Histogram(
             "sealkeeper.sequencer.batch.size", "{submission}", "Submissions in a cycle", _COUNTS, ()
         )
+        self._gate = Histogram(
+            "sealkeeper.gate.decision.duration",
+            "s",
+            "Time from a question to a gate to its answer",
+            _DECISIONS,
+            ("tenant", "cached"),
+        )
         self._metering = MeterProvider(
             [*_metric_readers(settings, self._histograms), *(readers or [])], resource=resource
         )
@@ -211,6 +220,9 @@ class Telemetry:
         self._authentication_failures: Counter[tuple[str]] = Counter()
         self._proposals: Counter[tuple[str, str, str]] = Counter()
         self._quota_refusals: Counter[tuple[str, str]] = Counter()
+        self._gate_decisions: Counter[tuple[str, str, str, str, str]] = Counter()
+        self._gate_reasons: Counter[tuple[str, str, str, str]] = Counter()
+        self._known_reasons: set[str] = set()
         self._watch_counts()
         self._watch_access()
 
@@ -252,6 +264,28 @@ class Telemetry:
         """Count a call that was refused since a quota is used up."""
         self._quota_refusals[tenant, quota] += 1
 
+    def gate_decision(self, place: tuple[str, str, str], *, outcome: str, passed: bool, reasons: Iterable[str]) -> None:
+        """Count a decision of a gate that is recorded.
+
+        Args:
+            place: tenant, gate and environment; of a bounded number.
+            outcome: ALLOW or DENY.
+            passed: the policy is fulfilled.
+            reasons: codes of why not; each counts once.
+        """
+        self._gate_decisions[(*place, outcome, str(passed).lower())] += 1
+        for code in set(reasons):
+            # Gates that decide by themselves tell theirs, and could tell anything.
+            if code not in self._known_reasons and len(self._known_reasons) >= _MAX_REASONS:
+                self._gate_reasons[(*place, "OTHER")] += 1
+                continue
+            self._known_reasons.add(code)
+            self._gate_reasons[(*place, code)] += 1
+
+    def gate_decision_time(self, tenant: str, seconds: float, *, cached: bool) -> None:
+        """Measure a decision of a gate."""
+        self._gate.record(seconds, tenant, str(cached).lower())
+
     def provider_operation(self, provider: str, operation: str, outcome: str, seconds: float) -> None:
         """Measure one operation of a provider."""
         self._provider.record(seconds, provider, operation, outcome)
@@ -262,7 +296,7 @@ class Telemetry:
         self._batch.record(submissions)
 
     def _histograms(self) -> list[Histogram]:
-        return [self._calls, self._provider, self._cycle, self._batch]
+        return [self._calls, self._provider, self._cycle, self._batch, self._gate]
 
     def _watch_counts(self) -> None:
         def refusals(_: CallbackOptions) -> Iterator[Observation]:
@@ -317,6 +351,14 @@ class Telemetry:
             "Proposals that have come into a state",
         )
         observe("sealkeeper.quota.refusals", self._quota_refusals, ("tenant", "quota"), "Calls refused for a quota")
+        place = ("tenant", "gate", "environment")
+        observe(
+            "sealkeeper.gate.decisions",
+            self._gate_decisions,
+            (*place, "outcome", "passed"),
+            "Decisions of gates; what was admitted without being signed and verified is ALLOW with passed false",
+        )
+        observe("sealkeeper.gate.reasons", self._gate_reasons, (*place, "reason"), "Decisions with a reason why not")
 
     def watch_grants(self, grants: ObservedGrants, tenants: Iterable[str], actions: Iterable[str]) -> None:
         """Observe how many break-glasses are in force, and count their uses from zero.
@@ -337,6 +379,36 @@ class Telemetry:
         self._meter.create_observable_gauge(
             "sealkeeper.break.glass.active", [active], description="Break-glasses in force"
         )
+
+    def watch_gates(
+        self,
+        exceptions: Callable[[], Mapping[tuple[str, str], tuple[int, float]]],
+        modes: Callable[[], Iterable[tuple[str, str, str]]],
+    ) -> None:
+        """Observe the exceptions of gates, and their modes.
+
+        Args:
+            exceptions: tells, from any thread, by tenant and gate, how many are in force, and the age in seconds of the
+                oldest.
+            modes: tells, from any thread, tenant, gate and mode of each gate.
+        """
+
+        def active(_: CallbackOptions) -> Iterator[Observation]:
+            for (tenant, gate), (count, _age) in exceptions().items():
+                yield Observation(count, {"tenant": tenant, "gate": gate})
+
+        def ages(_: CallbackOptions) -> Iterator[Observation]:
+            for (tenant, gate), (_count, age) in exceptions().items():
+                yield Observation(age, {"tenant": tenant, "gate": gate})
+
+        def mode(_: CallbackOptions) -> Iterator[Observation]:
+            for tenant, gate, name in modes():
+                yield Observation(1, {"tenant": tenant, "gate": gate, "mode": name})
+
+        create = self._meter.create_observable_gauge
+        create("sealkeeper.gate.exceptions.active", [active], description="Exceptions of gates in force")
+        create("sealkeeper.gate.exceptions.age", [ages], "s", "Age of a gate's oldest exception in force")
+        create("sealkeeper.gate.mode", [mode], description="1 for the mode that a gate is in")
 
     def watch_issuers(self, issuers: Mapping[str, Callable[[], float]]) -> None:
         """Observe how old the keys of the issuers of tokens are.

@@ -175,6 +175,73 @@ approvals = Table(
     ForeignKeyConstraint(["tenant", "proposal"], ["proposals.tenant", "proposals.id"]),
 )
 
+gates = Table(
+    "gates",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("gate", String(63), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("text", LargeBinary, nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("proposal", String(200), nullable=False),
+    Column("author", String(1024), nullable=False),
+)
+
+gate_exceptions = Table(
+    "gate_exceptions",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("gate", String(63), primary_key=True),
+    Column("id", String(63), primary_key=True),
+    Column("digest", String(200), nullable=False),
+    Column("pattern", String(512), nullable=False),
+    Column("environment", String(63), nullable=False),
+    Column("reason", String(1024), nullable=False),
+    Column("created_by", String(1024), nullable=False),
+    Column("proposal", String(200), nullable=False),
+    Column("create_time", UtcTime, nullable=False),
+    Column("expire_time", UtcTime, nullable=False),
+    Column("revoke_time", UtcTime),
+    Column("revoked_by", String(1024), nullable=False),
+    Column("uses", BigInteger, nullable=False),
+)
+
+gate_decisions = Table(
+    "gate_decisions",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("gate", String(63), primary_key=True),
+    Column("id", String(63), primary_key=True),
+    Column("time", UtcTime, nullable=False),
+    Column("subject_digest", String(200), nullable=False),
+    Column("environment", String(63), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Index("gate_decisions_subject", "tenant", "gate", "subject_digest"),
+    Index("gate_decisions_time", "time"),
+)
+
+gate_summaries = Table(
+    "gate_summaries",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("gate", String(63), primary_key=True),
+    Column("environment", String(63), primary_key=True),
+    Column("subject_digest", String(200), primary_key=True),
+    Column("bundle", String(200), nullable=False),
+    Column("time", UtcTime, nullable=False),
+    Index("gate_summaries_subject", "tenant", "subject_digest"),
+)
+
+gate_evidence = Table(
+    "gate_evidence",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("digest", String(200), primary_key=True),
+    Column("last_use_time", UtcTime, nullable=False),
+    Index("gate_evidence_last_use_time", "last_use_time"),
+)
+
 quotas = Table(
     "quotas",
     metadata,
