@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from sealkeeper.server.errors import (
     SealkeeperError,
     UnavailableError,
 )
-from sealkeeper.v1 import approval_pb2, key_pb2
+from sealkeeper.v1 import approval_pb2, gate_pb2, key_pb2
 from sealkeeper.verify.approval import Statement, open_statement
 from tests.client.proposal_answers import (
+    DIGEST,
     POLICY,
     StreamingGateway,
     action,
@@ -243,6 +245,56 @@ def test_where_the_policy_in_force_may_not_be_read_the_new_one_is_shown_whole(
     out = shown(gateway, action("UpdatePolicy", {"base": 3, "text": POLICY}), capfd)
     assert "This is the whole of it:" in out
     assert all(f"  {line}\n" in out for line in POLICY.splitlines())
+
+
+GATE = "tenants/acme/gates/production"
+GATE_POLICY = "gate: v1\nmode: enforce\n"
+
+
+def gate_version(text: str = GATE_POLICY, number: int = 3) -> gate_pb2.GetGateVersionResponse:
+    digest = sha256(text.encode()).digest()
+    version = gate_pb2.GateVersion(name=f"{GATE}/versions/{number}", number=number, text=text, digest=digest)
+    return gate_pb2.GetGateVersionResponse(version=version)
+
+
+def test_another_policy_of_a_gate_is_shown_as_the_difference_to_the_one_in_force(
+    gateway: StreamingGateway, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers["GetGateVersion"] = gate_version()
+    text = GATE_POLICY.replace("enforce", "audit") + "# \x1b[1A\n"
+    out = shown(gateway, action("UpdateGate", {"base": 3, "text": text}, resource=GATE), capfd)
+    assert f"Another policy decides at {GATE} which artifacts may run." in out
+    assert "  -mode: enforce\n" in out
+    assert "  +mode: audit\n" in out
+    assert "  +# \\x1b[1A\n" in out
+    assert "WARNING" not in out
+    out = shown(gateway, action("UpdateGate", {"base": 2, "text": text}, resource=GATE), capfd)
+    assert "WARNING: it was made from version 2, and 3 is in force: it will be refused" in out
+
+
+def test_the_policy_of_a_new_gate_is_shown_whole(gateway: StreamingGateway, capfd: pytest.CaptureFixture[str]) -> None:
+    gateway.answers["GetGateVersion"] = gate_version()
+    out = shown(gateway, action("UpdateGate", {"base": 0, "text": GATE_POLICY}, resource=GATE), capfd)
+    assert f"There is a new gate, {GATE}." in out
+    assert "  gate: v1\n  mode: enforce\n" in out
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ({"digest": DIGEST}, f"the artifact with the digest {DIGEST}\nin ALL environments"),
+        ({"pattern": "ghcr.io/acme/*\x1b[1A"}, "EVERY artifact whose name fits ghcr.io/acme/*\\x1b[1A"),
+        ({"digest": DIGEST, "environment": "staging"}, f"{DIGEST}\nin staging, although its policy refuses it"),
+    ],
+)
+def test_an_exception_is_shown_with_what_it_lets_run_where_and_for_how_long(
+    gateway: StreamingGateway, capfd: pytest.CaptureFixture[str], what: dict[str, str], said: str
+) -> None:
+    parameters = {"digest": "", "pattern": "", "environment": "", "lifetimeSeconds": 7200, **what}
+    out = shown(gateway, action("CreateGateException", parameters, resource=GATE), capfd)
+    assert f"For 2 hours from the approval on, {GATE} lets run" in out
+    assert said in out
+    assert "its verdict stays FAILED" in out
 
 
 def test_raised_limits_are_shown_in_words(gateway: StreamingGateway, capfd: pytest.CaptureFixture[str]) -> None:

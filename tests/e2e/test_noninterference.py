@@ -24,16 +24,21 @@ from tests.e2e.running import TENANT, Running
 from tests.e2e.two_tenants import METHODS, REQUESTS, WHOSE, Call, Side, Tenant, interleaved
 
 EXAMPLES = 6
-# So that there is something to call about: keys, a signature, an import, a grant and a policy that others approved of.
+# So that there is something to call about: keys, a signature, an import, a grant, a policy and a gate that others
+# approved of.
 _FIRST = tuple(
     Call(method, True, caller, "own", number)
     for method, caller, number in (
         *(("CreateKey", 0, 0), ("CreateKey", 0, 1), ("CreateKey", 0, 5), ("Sign", 0, 0)),
         *(("BeginKeyImport", 0, 0), ("FinishKeyImport", 0, 1), ("DecideProposal", 1, 0), ("FinishKeyImport", 0, 1)),
         *(("CreateGrant", 0, 0), ("DecideProposal", 1, 1), ("UpdatePolicy", 0, 0), ("DecideProposal", 1, 2)),
+        *(("UpdateGate", 0, 1), ("DecideProposal", 1, 3), ("Evaluate", 0, 1)),
     )
 )
-_LATER = ("CreateKey", "CreateGrant", "BeginKeyImport", "DecideProposal", "DecideProposal", "Sign", "Sign", "Verify")
+_LATER = (
+    *("CreateKey", "CreateGrant", "BeginKeyImport", "DecideProposal", "DecideProposal", "Sign", "Sign", "Verify"),
+    *("Evaluate", "Attest", "CreateGateException", "DecideProposal"),
+)
 _numbers = count()
 
 
@@ -85,7 +90,7 @@ def test_there_is_a_request_of_every_method() -> None:
     assert set(REQUESTS) == set(METHODS)
 
 
-@given(some_calls(), some_calls(), st.lists(st.integers(0, 2), min_size=80, max_size=80))
+@given(some_calls(), some_calls(), st.lists(st.integers(0, 2), min_size=120, max_size=120))
 @settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -27,6 +27,8 @@ from sealkeeper.v1 import (
     approval_pb2_grpc,
     attestation_pb2,
     attestation_pb2_grpc,
+    gate_pb2,
+    gate_pb2_grpc,
     grant_pb2,
     grant_pb2_grpc,
     identity_pb2,
@@ -134,7 +136,7 @@ class World:
             one.close()
 
 
-STREAMS = ("ListEntries", "SimulatePolicy", "WatchProposals")
+STREAMS = ("ListEntries", "SimulatePolicy", "WatchProposals", "SimulateGate")
 
 
 def ask(channel: grpc.Channel, request: Any) -> Outcome:
@@ -153,6 +155,7 @@ def ask(channel: grpc.Channel, request: Any) -> Outcome:
         approval_pb2_grpc.ApprovalServiceStub,
         quota_pb2_grpc.QuotaServiceStub,
         attestation_pb2_grpc.AttestationServiceStub,
+        gate_pb2_grpc.GateServiceStub,
     )
     call = next(found for stub in stubs if (found := getattr(stub(channel), method, None)) is not None)
     try:
@@ -194,6 +197,10 @@ LOG, AUDIT = "logs/transparency", "logs/audit"
 ALL, KEY_READERS = frozenset(ROLES), frozenset({"admin", "custodian", "ci"})
 CUSTODIAN, CI, ADMIN = frozenset({"custodian"}), frozenset({"ci"}), frozenset({"admin"})
 PEOPLE = CUSTODIAN | ADMIN
+VERIFIER = frozenset({"verifier"})
+GATE_READERS = PEOPLE | VERIFIER
+GATE_POLICY = "gate: v1\nsigners: {ci: {key: tenants/acme/keys/release}}\nrequire: {signatures: {signers: [ci]}}\n"
+APP = attestation_pb2.Subject(name="app", digest={"sha256": "5e" * 32})
 POLICY = default_policy()
 QUESTION = policy_pb2.AccessRequest(
     principal=policy_pb2.AccessPrincipal(subject="spiffe://x/ci", role="ci"), action="ListKeys"
@@ -331,6 +338,37 @@ OF_TENANTS: dict[str, tuple[Callable[[str], Any], frozenset[str]]] = {
         lambda key: quota_pb2.UpdateQuotaRequest(parent=_tenant(key), limits=quota_pb2.Limits(keys=901)),
         ADMIN,
     ),
+    "Evaluate": (lambda key: gate_pb2.EvaluateRequest(gate=_gate(key), subject=APP), CI | VERIFIER),
+    "ReportDecisions": (
+        lambda key: gate_pb2.ReportDecisionsRequest(gate=_gate(key), decisions=[gate_pb2.GateDecision(subject=APP)]),
+        VERIFIER,
+    ),
+    "GetGateSnapshot": (lambda key: gate_pb2.GetGateSnapshotRequest(gate=_gate(key)), GATE_READERS),
+    "ListGates": (lambda key: gate_pb2.ListGatesRequest(parent=_tenant(key)), GATE_READERS),
+    "GetGateVersion": (lambda key: gate_pb2.GetGateVersionRequest(name=_gate(key)), GATE_READERS),
+    "GetGateVersion of a version": (
+        lambda key: gate_pb2.GetGateVersionRequest(name=f"{_gate(key)}/versions/1"),
+        GATE_READERS,
+    ),
+    "ListGateVersions": (lambda key: gate_pb2.ListGateVersionsRequest(parent=_gate(key)), GATE_READERS),
+    "UpdateGate": (lambda key: gate_pb2.UpdateGateRequest(gate=_gate(key), text=GATE_POLICY), ADMIN),
+    "SimulateGate": (lambda key: gate_pb2.SimulateGateRequest(gate=_gate(key), text=GATE_POLICY), ADMIN),
+    "CreateGateException": (
+        lambda key: gate_pb2.CreateGateExceptionRequest(
+            gate=_gate(key), digest=f"sha256:{'5e' * 32}", lifetime=HOUR, reason="to try it"
+        ),
+        PEOPLE,
+    ),
+    "RevokeGateException": (
+        lambda key: gate_pb2.RevokeGateExceptionRequest(name=f"{_gate(key)}/exceptions/e1"),
+        PEOPLE,
+    ),
+    "ListGateExceptions": (lambda key: gate_pb2.ListGateExceptionsRequest(parent=_gate(key)), GATE_READERS),
+    "GetGateDecision": (
+        lambda key: gate_pb2.GetGateDecisionRequest(name=f"{_gate(key)}/decisions/d1"),
+        GATE_READERS,
+    ),
+    "ListGateDecisions": (lambda key: gate_pb2.ListGateDecisionsRequest(parent=_gate(key)), GATE_READERS),
 }
 # A request about a log, which is of no tenant, and the roles that may make it.
 OF_LOGS: dict[str, tuple[Callable[[], Any], frozenset[str]]] = {
@@ -355,7 +393,16 @@ ANSWERS = {
         ("GetProposal", "DecideProposal", "WithdrawProposal", "WatchProposals"), ("NOT_FOUND", "PROPOSAL_NOT_FOUND")
     ),
     **dict.fromkeys(("CreateGrant", "BreakGlass", "BreakGlass of a tenant", "UpdatePolicy"), PROPOSED),
-    **dict.fromkeys(("SetKeyVersionState to COMPROMISED", "UpdateQuota to raise it"), PROPOSED),
+    **dict.fromkeys(("SetKeyVersionState to COMPROMISED", "UpdateQuota to raise it", "UpdateGate"), PROPOSED),
+    **dict.fromkeys(
+        (
+            *("Evaluate", "ReportDecisions", "GetGateSnapshot", "GetGateVersion", "GetGateVersion of a version"),
+            *("ListGateVersions", "SimulateGate", "CreateGateException", "ListGateExceptions", "ListGateDecisions"),
+        ),
+        ("NOT_FOUND", "GATE_NOT_FOUND"),
+    ),
+    "RevokeGateException": ("NOT_FOUND", "EXCEPTION_NOT_FOUND"),
+    "GetGateDecision": ("NOT_FOUND", "DECISION_NOT_FOUND"),
 }
 
 
@@ -375,6 +422,10 @@ def _proposal(key: str) -> str:
     return key.replace("/keys/", "/proposals/")
 
 
+def _gate(key: str) -> str:
+    return key.replace("/keys/", "/gates/")
+
+
 def _question(key: str) -> policy_pb2.AccessRequest:
     made = policy_pb2.AccessRequest()
     made.CopyFrom(QUESTION)
@@ -383,7 +434,7 @@ def _question(key: str) -> policy_pb2.AccessRequest:
 
 
 def _unnamed(outcome: Outcome, key: str) -> Outcome:
-    for name in (key, _import(key), _grant(key), _proposal(key), _tenant(key)):
+    for name in (key, _import(key), _grant(key), _proposal(key), _gate(key), _tenant(key)):
         outcome = outcome.naming(name)
     return outcome
 
@@ -394,6 +445,7 @@ def test_the_tables_have_every_method() -> None:
         for module in (
             *(key_pb2, key_import_pb2, provider_pb2, signing_pb2, log_pb2, trust_pb2),
             *(identity_pb2, policy_pb2, grant_pb2, approval_pb2, quota_pb2, attestation_pb2),
+            gate_pb2,
         )
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods

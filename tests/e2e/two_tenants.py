@@ -29,6 +29,8 @@ from sealkeeper.v1 import (
     approval_pb2_grpc,
     attestation_pb2,
     attestation_pb2_grpc,
+    gate_pb2,
+    gate_pb2_grpc,
     grant_pb2,
     grant_pb2_grpc,
     identity_pb2,
@@ -58,6 +60,7 @@ P256 = resources_pb2.PUBLIC_KEY_DETAILS_PKIX_ECDSA_P256_SHA_256
 KWP = "RSA_OAEP_SHA256_AES_256_KWP"
 HOUR = Duration(seconds=3600)
 AUDIT = "logs/audit"
+APP = attestation_pb2.Subject(name="app", digest={"sha256": "5e" * 32})
 LOGS = (AUDIT, "logs/transparency", "logs/ct", "logs/none")
 PROVIDERS = ("", "main", "theirs", "nones", "main")
 STUBS: tuple[Callable[[Any], Any], ...] = (
@@ -73,12 +76,14 @@ STUBS: tuple[Callable[[Any], Any], ...] = (
     approval_pb2_grpc.ApprovalServiceStub,
     quota_pb2_grpc.QuotaServiceStub,
     attestation_pb2_grpc.AttestationServiceStub,
+    gate_pb2_grpc.GateServiceStub,
 )
 METHODS = tuple(
     method.name
     for module in (
         *(key_pb2, key_import_pb2, provider_pb2, signing_pb2, log_pb2, trust_pb2),
         *(identity_pb2, policy_pb2, grant_pb2, approval_pb2, quota_pb2, attestation_pb2),
+        gate_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
@@ -87,7 +92,8 @@ METHODS = tuple(
 CALLERS = ("custodian first", "custodian second", "admin first", "admin second", "ci first", "verifier first")
 USUAL = {
     **dict.fromkeys(("Sign", "SignBatch", "Attest", "Verify", "GetPublicKey"), ("ci first",)),
-    **dict.fromkeys(("UpdatePolicy", "SimulatePolicy"), ("admin first", "admin second")),
+    **dict.fromkeys(("UpdatePolicy", "SimulatePolicy", "UpdateGate", "SimulateGate"), ("admin first", "admin second")),
+    **dict.fromkeys(("Evaluate", "ReportDecisions", "GetGateSnapshot"), ("verifier first",)),
     **dict.fromkeys(("GetCheckpoint", "GetInclusionProof", "GetConsistencyProof", "ListEntries"), ("admin first",)),
     **dict.fromkeys(("DecideProposal", "UpdateQuota"), ("admin second", "custodian second")),
 }
@@ -221,7 +227,7 @@ class Side:
             self._learn([refused])
             return self.plain(refused)
         self._learn(answers)
-        if call.method in ("SimulatePolicy", "ListEntries"):
+        if call.method in ("SimulatePolicy", "SimulateGate", "ListEntries"):
             answers = _gathered(answers)
         return self.plain([_document(one) for one in answers])
 
@@ -262,13 +268,15 @@ _MISSING = {
     "proposals": "p" + "0" * 20,
     "keyImports": "i" + "0" * 16,
     "attestations": "a" + "9" * 16,
+    "gates/production/exceptions": "e" + "0" * 16,
+    "gates/production/decisions": "d" + "0" * 20,
 }
 # Times; what is made of random keys; and what is everybody's: places in the logs, sizes of them, how a shared store is.
 _VARIES = re.compile(
     r".*(?:_time|Time)|time|log_index|logIndex|tree_size|second_size|root_hash|hashes|checkpoint|leaf_hash|record|"
     r"public_key.*|publicKey.*|pem.*|hint|signature(?:_crc32c)?|bundle.*|content|contentDigest|digest|statement|material|"
     r"verification_material|wrapping_key.*|attestation|ceremony|claims|handle|health|retry_time|"
-    r"calls_available|signatures_available|total|keys_json|.*[fF]ingerprint|answer|canonicalBody|envelope"
+    r"calls_available|signatures_available|total|evidence|policyDigest|keys_json|.*[fF]ingerprint|answer|canonicalBody|envelope"
 )
 
 # Texts name them as well.
@@ -279,8 +287,14 @@ _VARIES_IN_TEXT = re.compile(
 
 def _without(document: Any) -> Any:
     if isinstance(document, Mapping):
-        return {name: _without(one) for name, one in document.items() if not _VARIES.fullmatch(name)}
+        # A decision has the digests of bundles, which have times in them.
+        kept = {name: one for name, one in document.items() if name != "attestations" or not _is_texts(one)}
+        return {name: _without(one) for name, one in kept.items() if not _VARIES.fullmatch(name)}
     return [_without(one) for one in document] if isinstance(document, list) else document
+
+
+def _is_texts(document: Any) -> bool:
+    return isinstance(document, list) and all(isinstance(one, str) for one in document)
 
 
 def _sorted(document: Any) -> Any:
@@ -296,12 +310,15 @@ def _document(message: Message) -> Any:
     document = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     if isinstance(message, trust_pb2.GetTrustRootResponse):
         document["keys"] = re.findall("tenants/[a-z0-9/-]+", message.keys.decode())
+    if isinstance(message, gate_pb2.GetGateSnapshotResponse):
+        for name in ("keys", "snapshot"):
+            document[name] = re.findall("tenants/[a-z0-9/-]+", getattr(message, name).decode())
     return _without(document)
 
 
 def _gathered(answers: list[Any]) -> list[Any]:
     """A simulation is over with its last message; how many come is for the size of the log."""
-    if isinstance(answers[-1] if answers else None, policy_pb2.SimulatePolicyResponse):
+    if isinstance(answers[-1] if answers else None, policy_pb2.SimulatePolicyResponse | gate_pb2.SimulateGateResponse):
         return answers[-1:]
     # What a tenant is shown of its own is looked at when it has made all calls.
     return []
@@ -338,6 +355,47 @@ def _attest(side: Side, call: Call) -> Message:
             "https://slsa.dev/provenance/v1" if call.number % 4 == 1 else "https://example.org/x/v1"
         )
         request.predicate.json = b"{}"
+    return request
+
+
+def _gate(side: Side, call: Call) -> str:
+    return f"{side.tenant(call)}/gates/{'other' if call.number % 7 == 6 else 'production'}"
+
+
+def _gate_policy(side: Side, call: Call) -> str:
+    signers = f"signers: {{one: {{key: {side.key(call)}}}, two: {{key: {side.tenant(call)}/keys/k0}}}}"
+    more = ("", "mode: warn", "environments: {dev: {signatures: {signers: [two]}}}", "nonsense")[call.number % 4]
+    verdicts = f"verdict_key: {side.tenant(call)}/keys/k0" if call.number % 2 else ""
+    return f"gate: v1\n{signers}\n{verdicts}\nrequire: {{signatures: {{signers: [one, two], threshold: 1}}}}\n{more}\n"
+
+
+def _evaluate(side: Side, call: Call) -> Message:
+    return gate_pb2.EvaluateRequest(
+        gate=_gate(side, call),
+        subject=APP,
+        environment=("", "dev", "production")[call.number % 3],
+        bundles=[side.own.bundle] if call.number % 2 else [],
+        image="ghcr.io/acme/app" if call.number % 5 == 4 else "",
+        dry_run=call.number % 4 == 3,
+        request_id=_request_id(call),
+    )
+
+
+def _report(side: Side, call: Call) -> Message:
+    made = gate_pb2.GateDecision(subject=APP, outcome=gate_pb2.GATE_OUTCOME_ALLOW, passed=bool(call.number % 3))
+    made.mode = gate_pb2.GATE_MODE_ENFORCE
+    made.time.GetCurrentTime()
+    return gate_pb2.ReportDecisionsRequest(gate=_gate(side, call), decisions=[made])
+
+
+def _exception(side: Side, call: Call) -> Message:
+    request = gate_pb2.CreateGateExceptionRequest(
+        gate=_gate(side, call), lifetime=HOUR, reason="to try it", request_id=_request_id(call)
+    )
+    if call.number % 2:
+        request.digest = f"sha256:{'5e' * 32}"
+    else:
+        request.pattern = ("app*", "**")[call.number // 2 % 2]
     return request
 
 
@@ -491,6 +549,29 @@ REQUESTS: dict[str, Make] = {
     "UpdateQuota": lambda side, call: quota_pb2.UpdateQuotaRequest(
         parent=side.tenant(call), limits=quota_pb2.Limits(keys=(2, 900, 10_000)[call.number % 3])
     ),
+    "Evaluate": _evaluate,
+    "ReportDecisions": _report,
+    "GetGateSnapshot": lambda side, call: gate_pb2.GetGateSnapshotRequest(gate=_gate(side, call)),
+    "ListGates": lambda side, call: gate_pb2.ListGatesRequest(parent=side.tenant(call), page_size=call.number % 3),
+    "GetGateVersion": lambda side, call: gate_pb2.GetGateVersionRequest(
+        name=f"{_gate(side, call)}{('', '/versions/1')[call.number % 2]}"
+    ),
+    "ListGateVersions": lambda side, call: gate_pb2.ListGateVersionsRequest(parent=_gate(side, call)),
+    "UpdateGate": lambda side, call: gate_pb2.UpdateGateRequest(
+        gate=_gate(side, call), text=_gate_policy(side, call), base=call.number // 2 % 2, reason="to try it"
+    ),
+    "SimulateGate": lambda side, call: gate_pb2.SimulateGateRequest(
+        gate=_gate(side, call), text=_gate_policy(side, call)
+    ),
+    "CreateGateException": _exception,
+    "RevokeGateException": lambda side, call: gate_pb2.RevokeGateExceptionRequest(
+        name=side.thing(call, "gates/production/exceptions")
+    ),
+    "ListGateExceptions": lambda side, call: gate_pb2.ListGateExceptionsRequest(parent=_gate(side, call)),
+    "GetGateDecision": lambda side, call: gate_pb2.GetGateDecisionRequest(
+        name=side.thing(call, "gates/production/decisions")
+    ),
+    "ListGateDecisions": lambda side, call: gate_pb2.ListGateDecisionsRequest(parent=_gate(side, call)),
 }
 
 

@@ -76,7 +76,7 @@ class GateHouse:
                 client.update_gate(gate, text, base, "a test")
             return caught.value.proposal
 
-        name = await self.ask(gateway, "admin", propose)
+        name: str = await self.ask(gateway, "admin", propose)
         await self.approve(gateway, name)
         return name
 

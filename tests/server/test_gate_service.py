@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sealkeeper.verify import Policy, verify
 from sealkeeper.verify.predicates import read_predicate
 from sealkeeper.verify.statement import parse_statement
-from tests.server.gate_house import ALLOW, DENY, GATE, KEY, PARENT, POLICY, VERDICTS, GateHouse, artifact, codes
+from tests.e2e.running import PARENT
+from tests.server.gate_house import ALLOW, DENY, GATE, POLICY, VERDICTS, GateHouse, artifact, codes
 from tests.server.house import audit_records
 
 
@@ -44,7 +46,7 @@ async def test_a_verdict_is_signed_as_a_summary_that_verifies_and_says_what_was_
         result = verify(one.summary.bundle, None, trust, Policy(key=VERDICTS)).require()
         statement = parse_statement(result.payload)
         assert statement.subjects[0].digests == dict(app.digest)
-        summary = read_predicate(statement.predicate_type, statement.predicate)
+        summary: Any = read_predicate(statement.predicate_type, statement.predicate)
         assert summary.verifier_id == f"https://sealkeeper.example/{GATE}"
         said.append(summary.verification_result)
     assert said == ["FAILED", "PASSED"]
@@ -118,4 +120,3 @@ async def test_kept_attestations_count_without_being_sent(house: GateHouse) -> N
         assert codes((await house.evaluate(gateway, app)).decision) == ["ATTESTATION_FIELD"]
         await house.attest(gateway, app, {"result": "ok"})
         assert (await house.evaluate(gateway, app)).decision.outcome == ALLOW
-        assert KEY

@@ -17,7 +17,7 @@ from sealkeeper.client.cli.proposal_effects import Known
 from sealkeeper.client.cli.proposal_listing import ProposalId, proposals
 from sealkeeper.client.cli.proposal_page import HEADINGS, counted, document, page, row, standing
 from sealkeeper.client.cli.resources import enum_name
-from sealkeeper.client.errors import RefusedError
+from sealkeeper.client.errors import NotFoundError, RefusedError
 
 if TYPE_CHECKING:
     from sealkeeper.client.client import Client
@@ -85,12 +85,14 @@ def _known(client: Client, proposal: approval_pb2.Proposal, content: Content) ->
     from sealkeeper.client.policy_operations import get_policy
 
     impact = proposal.impact if proposal.HasField("impact") else None
-    if content.action != "UpdatePolicy":
-        return Known(impact)
     parent = content.proposal.partition("/proposals/")[0]
     try:
-        return Known(impact, client.call(get_policy(parent)).version)
-    except RefusedError:
+        if content.action == "UpdatePolicy":
+            return Known(impact, client.call(get_policy(parent)).version)
+        if content.action == "UpdateGate":
+            return Known(impact, gate=client.get_gate_version(content.resource))
+        return Known(impact)
+    except (RefusedError, NotFoundError):
         # Then the new one is shown whole.
         return Known(impact)
 

@@ -16,7 +16,7 @@ from sealkeeper.client.cli.output import printable
 from sealkeeper.client.cli.resources import time_text
 
 if TYPE_CHECKING:
-    from sealkeeper.v1 import approval_pb2, policy_pb2
+    from sealkeeper.v1 import approval_pb2, gate_pb2, policy_pb2
     from sealkeeper.verify.approval import Content
     from sealkeeper.verify.strict_json import Value
 
@@ -37,10 +37,12 @@ class Known:
     Attributes:
         impact: on those who rely on a key version; ``None`` where the action is not on one.
         policy: in force; ``None`` unless the proposal is of another one.
+        gate: likewise, the policy of the gate that another one is proposed of.
     """
 
     impact: approval_pb2.Impact | None = None
     policy: policy_pb2.PolicyVersion | None = None
+    gate: gate_pb2.GateVersion | None = None
 
 
 _Members: TypeAlias = Mapping[str, "Value"]
@@ -112,8 +114,13 @@ def _import(content: Content, members: _Members, known: Known) -> Iterator[str]:
 def _policy(content: Content, members: _Members, known: Known) -> Iterator[str]:
     base, text = members["base"].integer(), members["text"].text(256 * 1024)
     yield f"Another policy decides who may do what in {printable(content.resource)}."
+    yield from _difference(base, text, known.policy)
+
+
+def _difference(base: int, text: str, now: policy_pb2.PolicyVersion | gate_pb2.GateVersion | None) -> Iterator[str]:
+    """What changes in a policy; all of it where the one in force is not known."""
     # At line feeds alone, as Cedar ends its comments: what breaks lines elsewhere would show other text than holds.
-    lines, now = text.split("\n"), known.policy
+    lines = text.split("\n")
     if now is None:
         yield "This is the whole of it:"
         yield from (f"  {printable(line)}" for line in lines)
@@ -127,6 +134,30 @@ def _policy(content: Content, members: _Members, known: Known) -> Iterator[str]:
         return
     yield from (f"  {printable(line)}" for line in difference)
     yield f"What is not shown is as in version {now.number}, as the gateway gives it. The whole text: --json"
+
+
+def _gate(content: Content, members: _Members, known: Known) -> Iterator[str]:
+    base, text, gate = members["base"].integer(), members["text"].text(256 * 1024), printable(content.resource)
+    if base == 0:
+        yield f"There is a new gate, {gate}. It decides by this policy which artifacts may run:"
+        yield from (f"  {printable(line)}" for line in text.split("\n"))
+    else:
+        yield f"Another policy decides at {gate} which artifacts may run."
+        yield from _difference(base, text, known.gate)
+    yield "Whom it names as signers and builders is believed; its verdict_key signs what it decides."
+
+
+def _exception(content: Content, members: _Members, known: Known) -> Iterator[str]:
+    digest, pattern, environment = (_text(members[name]) for name in ("digest", "pattern", "environment"))
+    period, gate = _period(members["lifetimeSeconds"].integer()), printable(content.resource)
+    yield f"For {period} from the approval on, {gate} lets run"
+    if digest:
+        yield f"  the artifact with the digest {digest}"
+    if pattern:
+        yield f"  EVERY artifact whose name fits {pattern}: whoever deploys says what an artifact is called"
+    yield f"in {environment or 'ALL environments'}, although its policy refuses it, whatever the reason."
+    yield "It is no verified artifact for that: its verdict stays FAILED. It can be ended before:"
+    yield "  sealkeeper gate exception revoke"
 
 
 def _quota(content: Content, members: _Members, known: Known) -> Iterator[str]:
@@ -169,6 +200,8 @@ _EFFECTS: Mapping[str, tuple[frozenset[str], _Effect]] = {
         _import,
     ),
     "UpdatePolicy": (frozenset({"base", "text"}), _policy),
+    "UpdateGate": (frozenset({"base", "text"}), _gate),
+    "CreateGateException": (frozenset({"digest", "pattern", "environment", "lifetimeSeconds"}), _exception),
     "RaiseQuota": (frozenset({"limits", "before"}), _quota),
     "BreakGlass": (frozenset({"actions", "lifetimeSeconds", "subject"}), _break_glass),
     "CreateGrant": (frozenset({"subject", "actions", "lifetimeSeconds"}), _grant),
