@@ -27,7 +27,7 @@ from typing import Any
 from sealkeeper.verify.errors import GatePolicyError
 from sealkeeper.verify.gate.decision import Artifact, Decision, Outcome
 from sealkeeper.verify.gate.evaluate import Context, RegoEvaluator, evaluate
-from sealkeeper.verify.gate.evidence import Evidence, Examined
+from sealkeeper.verify.gate.evidence import Evidence, Examined, FoundBundle
 from sealkeeper.verify.gate.policy import GatePolicy, parse_duration
 from sealkeeper.verify.gate.summary import PREDICATE_TYPE as SUMMARY
 from sealkeeper.verify.gate.yaml_document import parse_yaml
@@ -140,12 +140,13 @@ def _run(policy: GatePolicy, case: Case, rego: RegoEvaluator | None) -> CaseResu
     trust = replace(_NOTHING, issued_at=_NOW - case.trust_age)
     context = Context(
         trust,
-        lambda _: (),
+        lambda artifact: (FoundBundle(artifact.digest.encode(), "case"),),
         _NOW,
         case.environment,
         rego=rego,
         offline=case.offline,
-        examine=lambda found, artifact, policy, trust, now: _stated(case, artifact),
+        # What was found about the index is looked at for each of its images as well: that is not stated twice.
+        examine=lambda found, artifact, policy, trust, now: _stated(case, artifact, found),
     )
     # Which outcome a mode makes of it is not what a table is about.
     decision = evaluate(replace(policy, mode=type(policy.mode).ENFORCE), case.artifact, context)
@@ -156,7 +157,9 @@ def _run(policy: GatePolicy, case: Case, rego: RegoEvaluator | None) -> CaseResu
 _NOTHING = TrustRoot(MappingProxyType({}), MappingProxyType({}), (), (), "", "", None, MappingProxyType({}))
 
 
-def _stated(case: Case, artifact: Artifact) -> Examined:
+def _stated(case: Case, artifact: Artifact, found_bundles: Iterable[FoundBundle]) -> Examined:
+    if artifact.digest.encode() not in [one.data for one in found_bundles]:
+        return Examined((), ())
     own = artifact is case.artifact
     found = [one for one in case.found if one.about == artifact.digest or (own and not one.about)]
     return Examined(tuple(_evidence(one, place, artifact) for place, one in enumerate(found)), ())
