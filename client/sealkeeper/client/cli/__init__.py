@@ -17,6 +17,7 @@ import typer
 from sealkeeper.client.cli import (
     approvals,
     attestations,
+    gate,
     grants,
     keys,
     log,
@@ -136,6 +137,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(grants.app, name="grants")
 app.command("break-glass", epilog=EXIT_CODES)(grants.break_glass)
 app.add_typer(policy.app, name="policy")
+app.add_typer(gate.app, name="gate")
 app.add_typer(quota.app, name="quota")
 app.add_typer(provenance.app, name="provenance")
 app.command(epilog=EXIT_CODES)(whoami)

@@ -14,6 +14,7 @@ FAULT = 70
 INTERRUPTED = 130
 """Exit code after SIGINT, as shells have it."""
 _REFUSALS = ("StepFailedError", "LogCorruptError", "ProofError")
+_REGISTRY_AWAY = ("REGISTRY_UNAVAILABLE", "REGISTRY_TIMEOUT", "REGISTRY_THROTTLED")
 _SERVER_USAGE = ("MISCONFIGURED", "PROVIDER_URI_INVALID")
 
 
@@ -89,6 +90,8 @@ def _code(error: Exception, reason: str) -> int:
     if type(error).__module__.startswith("sealkeeper.verify."):
         kinds = {kind.__name__ for kind in type(error).__mro__}
         return REFUSED if kinds.intersection(_REFUSALS) else USAGE
+    if type(error).__module__.startswith("sealkeeper.registry."):
+        return UNAVAILABLE if reason in _REGISTRY_AWAY else USAGE
     return USAGE if reason in _SERVER_USAGE else UNAVAILABLE
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import signal
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -48,12 +46,17 @@ def webhook_command(make_decider: DeciderFactory) -> Callable[..., None]:
             print_text(f"{settings}: {len(found.rules)} rules for namespaces, {len(found.external_data)} external data")
             return
         logging.basicConfig(level=logging.INFO, format=_LINE, stream=sys.stderr)
+        import asyncio
+
         asyncio.run(_serve(found, make_decider))
 
     return serve_webhook
 
 
 async def _serve(settings: WebhookSettings, make_decider: DeciderFactory) -> None:
+    import asyncio
+    import signal
+
     from sealkeeper.client.admission.webhook import serve
     from sealkeeper.client.cli.output import flush_output
 
