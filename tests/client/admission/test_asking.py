@@ -63,6 +63,14 @@ async def test_one_that_is_not_answered_in_time_holds_up_no_other(images: tuple[
     assert answers["slow:1"].source is AnswerSource.NONE
     assert (answers["a:1"].allowed, answers["b:1"].allowed) == (True, True)
     assert asked.metrics.errors.value("timeout") == 1
+    assert asked.metrics.decision_seconds.count("none") == 1
+
+
+async def test_with_no_time_left_the_decider_has_none_beyond_the_deadline() -> None:
+    decider = ScriptedDecider()
+    asked = Asked(decider)
+    await asked.asking.ask([ImageQuestion("a:1", PRODUCTION)], asked.clock.now() - 1)
+    assert decider.deadlines == [asked.clock.now() - 1]
 
 
 async def test_what_was_given_up_on_ends() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from sealkeeper.client.admission import tls_context
 from sealkeeper.client.admission.settings import TlsPaths
 from sealkeeper.client.admission.tls_context import ReloadedTls
 from sealkeeper.client.errors import ConfigurationError
@@ -109,6 +110,7 @@ async def test_half_of_a_change_is_not_taken_and_the_whole_is(tmp_path: Path, ca
             await webhook.webhook.refresh_tls()
         assert await serial(webhook) == first
         assert len([one for one in caplog.records if "is not taken" in one.message]) == 1
+        assert webhook.webhook.metrics.errors.value("tls_files") == 2
         webhook.paths.key.write_bytes(new_key)
         await webhook.webhook.refresh_tls()
         assert await serial(webhook, caller(tmp_path / "new.crt")) != first
@@ -125,6 +127,20 @@ async def test_what_is_no_certificate_is_not_taken(tmp_path: Path, damage: str) 
             path.write_bytes(data[: len(data) // 2] if damage == "cut" else b"")
         await webhook.webhook.refresh_tls()
         assert await serial(webhook) == first
+
+
+async def test_files_that_break_whoever_reads_them_are_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served(settings(), ScriptedDecider(), tmp_path) as webhook:
+        first = await serial(webhook)
+        Authority.make(tmp_path, "new").serve()
+        with monkeypatch.context() as broken:
+            broken.setattr(tls_context, "check_identity", lambda *_: 1 / 0)
+            await webhook.webhook.refresh_tls()
+        assert await serial(webhook) == first
+        await webhook.webhook.refresh_tls()
+        assert await serial(webhook, caller(tmp_path / "new.crt")) != first
 
 
 async def test_a_change_of_nothing_is_none(tmp_path: Path) -> None:

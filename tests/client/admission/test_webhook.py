@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import json
+import logging
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +177,18 @@ async def test_the_deadline_is_before_the_api_server_gives_up(tmp_path: Path, qu
     async with serving(tmp_path) as webhook:
         await webhook.review(reviews.create_deployment(), f"/validate{query}")
         assert webhook.decider.deadlines == [pytest.approx(deadline)]
+
+
+async def test_a_refusal_is_logged_on_one_line_without_what_a_stranger_put_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    document = reviews.create_pod(name="a\nb")
+    async with serving(tmp_path, ScriptedDecider({reviews.WEB: refused(reviews.WEB)})) as webhook:
+        with caplog.at_level(logging.INFO, "sealkeeper.admission"):
+            await webhook.review(document)
+    [record] = [one for one in caplog.records if one.name == "sealkeeper.admission"]
+    said = f"refused: CREATE of Pod shop-prod/a b, request {reviews.UID}: PROVENANCE_MISSING"
+    assert record.getMessage() == said
 
 
 async def test_a_decider_that_fails_refuses_and_the_webhook_lives_on(tmp_path: Path) -> None:

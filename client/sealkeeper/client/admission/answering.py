@@ -178,7 +178,7 @@ def _tell(review: Review, verdict: Verdict) -> None:
         "%s: %s of %s %s/%s, request %s%s: %s",
         verdict.outcome if verdict.refused else "let in undecided",
         review.operation,
-        review.kind[2],
+        plain(review.kind[2], 63),
         plain(review.namespace, 63),
         plain(review.name, 253),
         review.uid,

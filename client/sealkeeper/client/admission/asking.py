@@ -45,15 +45,16 @@ class Asking:
         Returns:
             Answers, in order; with source ``NONE`` where there was none in time, or nothing that is an answer.
         """
-        left = deadline - self._clock.now()
-        tasks = [self._begin(one, deadline - min(_MARGIN, _MARGIN_SHARE * left)) for one in questions]
+        start = self._clock.now()
+        margin = min(_MARGIN, _MARGIN_SHARE * max(0.0, deadline - start))
+        tasks = [self._begin(one, deadline - margin) for one in questions]
         waited_for = [task for task in tasks if task is not None]
         try:
             await finished_by(self._clock, deadline, _ended(waited_for))
         finally:
             for task in waited_for:
                 task.cancel()
-        return tuple(self._answer(question, task) for question, task in zip(questions, tasks, strict=True))
+        return tuple(self._answer(question, task, start) for question, task in zip(questions, tasks, strict=True))
 
     def _begin(self, question: ImageQuestion, deadline: float) -> asyncio.Task[ImageAnswer] | None:
         # What was given up on counts until it has really ended.
@@ -79,12 +80,13 @@ class Asking:
         self._metrics.decision_seconds.record(self._clock.now() - start, answer.source.value)
         return answer
 
-    def _answer(self, question: ImageQuestion, task: asyncio.Task[ImageAnswer] | None) -> ImageAnswer:
+    def _answer(self, question: ImageQuestion, task: asyncio.Task[ImageAnswer] | None, start: float) -> ImageAnswer:
         if task is None:
             self._metrics.errors.add("overloaded")
             return undecided(question, OVERLOADED, "too much is being decided on", "try again")
         if not task.done() or task.cancelled():
             self._metrics.errors.add("timeout")
+            self._metrics.decision_seconds.record(self._clock.now() - start, AnswerSource.NONE.value)
             return undecided(question, TIMEOUT, "it was not decided in time", "try again; see the webhook's log")
         error = task.exception()
         if error is None:

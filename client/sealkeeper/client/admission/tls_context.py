@@ -26,6 +26,11 @@ class ReloadedTls:
 
     Making one blocks.
 
+    Attributes:
+        context: for the server that listens.
+        leaf: the webhook's certificate.
+        problem: why the files as they are now are not taken; empty where they are.
+
     Args:
         paths: of the files.
         time_source: the machine's clock, UTC.
@@ -37,7 +42,7 @@ class ReloadedTls:
     def __init__(self, paths: TlsPaths, time_source: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._paths = paths
         self._time_source = time_source
-        self._said = ""
+        self.problem = ""
         self._data = self._read()
         self._current, self.leaf = self._made()
         # Handshakes begin with this one, and go on with the newest.
@@ -53,16 +58,22 @@ class ReloadedTls:
         try:
             found = await asyncio.to_thread(self._changed)
         except ConfigurationError as error:
-            if str(error) != self._said:
-                self._said = str(error)
-                _log.error("a change is not taken, what was read before stays in use: %s", error)
+            self._complain(str(error))
             return False
-        self._said = ""
+        except Exception as error:  # noqa: BLE001  # whatever is in the files, they are looked at again
+            self._complain(f"they cannot be used: {type(error).__name__}")
+            return False
+        self.problem = ""
         if found is None:
             return False
         self._data, self._current, self.leaf = found
         _log.info("taken: a certificate that is valid until %s", self.leaf.not_valid_after_utc)
         return True
+
+    def _complain(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            _log.error("a change is not taken, what was read before stays in use: %s", problem)
 
     def _changed(self) -> tuple[tuple[bytes, ...], ssl.SSLContext, x509.Certificate] | None:
         data = self._read()

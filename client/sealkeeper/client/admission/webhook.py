@@ -122,6 +122,8 @@ class Webhook:
         """Take certificate, key and CA anew if their files changed."""
         if await self._tls.refresh():
             self._note_certificate()
+        if self._tls.problem:
+            self.metrics.errors.add("tls_files")
 
     async def _listen(
         self, address: str, setting: str, routes: list[web.RouteDef], context: ssl.SSLContext | None
