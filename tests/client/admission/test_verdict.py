@@ -125,6 +125,11 @@ def test_tags_are_refused_where_digests_are_required(
     assert {one.image for one in found.refused} == (set() if lets_in else {reviews.MIGRATE, reviews.WEB})
 
 
+def test_a_tag_where_digests_are_required_is_refused_for_good_beside_what_nobody_could_decide() -> None:
+    found = verdict(timed_out(reviews.PROXY), by=rule(digest=DigestRule.EVERYWHERE))
+    assert (found.outcome, found.response.code) == (REFUSED, 403)
+
+
 def test_a_required_digest_is_not_asked_of_what_has_one() -> None:
     found = verdict(by=rule(digest=DigestRule.EVERYWHERE))
     assert {one.image for one in found.refused} == {reviews.WEB, reviews.MIGRATE}

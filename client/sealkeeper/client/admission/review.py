@@ -158,7 +158,7 @@ def images_before(review: Review) -> tuple[ContainerImage, ...]:
 
 def same_images(now: Sequence[ContainerImage], before: Sequence[ContainerImage]) -> bool:
     """Whether the same containers run the same images."""
-    return bool(now) and sorted(map(_identity, now)) == sorted(map(_identity, before))
+    return sorted(map(_identity, now)) == sorted(map(_identity, before))
 
 
 def response_document(uid: str, response: Response) -> dict[str, Any]:
