@@ -69,6 +69,14 @@ def test_what_the_api_server_sends_is_read_with_its_images(document: dict[str, A
     assert sorted(one.image for one in review_images(found)) == sorted(images)
 
 
+def test_images_of_a_list_of_objects_are_found_each_with_its_place() -> None:
+    items = [reviews.pod(), reviews.deployment()]
+    document = {"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": ""}, "items": items}
+    found = read(reviews.review("CREATE", ("", "v1", "List"), "lists", document))
+    paths = {one.path for one in review_images(found) if one.image == reviews.WEB}
+    assert paths == {"items[0].spec.containers[0].image", "items[1].spec.template.spec.containers[0].image"}
+
+
 def test_a_review_says_where_what_and_whether_it_counts() -> None:
     found = read(reviews.debug_pod())
     assert (found.operation, found.kind, found.sub_resource) == ("UPDATE", ("", "v1", "Pod"), "ephemeralcontainers")

@@ -67,6 +67,12 @@ def test_what_is_left_out_is_the_safe_choice() -> None:
     assert found.limits == Limits()
 
 
+def test_what_is_for_the_decider_is_handed_on_as_it_is() -> None:
+    found = parsed(LEAST + '[decider]\ncache = 30\n[decider.registries."a.example"]\nca = "ca.pem"\n')
+    assert found.decider == {"cache": 30, "registries": {"a.example": {"ca": "ca.pem"}}}
+    assert "ca.pem" not in repr(found)
+
+
 def test_a_namespace_that_no_rule_names_has_no_rule_not_even_kube_system() -> None:
     found = parsed(LEAST)
     assert [found.rule_for(name) for name in ("kube-system", "shop", "other", "")] == [None] * 4
