@@ -17,6 +17,7 @@ from sealkeeper.client.admission import tls_context
 from sealkeeper.client.admission.settings import TlsPaths
 from sealkeeper.client.admission.tls_context import ReloadedTls
 from sealkeeper.client.errors import ConfigurationError
+from sealkeeper.client.tls_files import check_identity
 from tests.client.admission import reviews
 from tests.client.admission.deciding import ScriptedDecider, settings
 from tests.client.admission.tls_calls import Authority, Served, caller, served
@@ -127,6 +128,33 @@ async def test_what_is_no_certificate_is_not_taken(tmp_path: Path, damage: str) 
             path.write_bytes(data[: len(data) // 2] if damage == "cut" else b"")
         await webhook.webhook.refresh_tls()
         assert await serial(webhook) == first
+
+
+async def test_a_caller_with_older_tls_is_not_answered(tmp_path: Path) -> None:
+    async with served(settings(), ScriptedDecider(), tmp_path) as webhook:
+        webhook.tls.maximum_version = ssl.TLSVersion.TLSv1_2
+        with pytest.raises((ssl.SSLError, ConnectionResetError)):
+            await serial(webhook)
+
+
+async def test_files_that_are_replaced_while_they_are_read_are_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Authority.make(tmp_path).serve()
+    tls = ReloadedTls(paths)
+    other = Authority.make(tmp_path, "new")
+    other.serve()
+    checked = check_identity
+
+    def replacing(certificate: Path | None, key: Path | None, now: datetime) -> None:
+        checked(certificate, key, now)
+        other.serve()
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(tls_context, "check_identity", replacing)
+        assert await tls.refresh() is False
+    assert await tls.refresh() is True
+    assert tls.leaf == x509.load_pem_x509_certificates(paths.certificate.read_bytes())[0]
 
 
 async def test_files_that_break_whoever_reads_them_are_looked_at_again(

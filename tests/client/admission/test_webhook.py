@@ -314,8 +314,12 @@ async def test_a_hostile_body_is_refused_and_the_webhook_lives_on(tmp_path: Path
 
 async def test_a_body_that_says_it_is_too_long_is_not_read(tmp_path: Path) -> None:
     async with serving(tmp_path, by=settings(limits=Limits(max_body=100_000))) as webhook:
-        status, answer = await webhook.post("/validate", b" " * 100_001)
-        assert (status, answer["reason"]) == (413, "too_large")
+        host, _, port = webhook.webhook.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=webhook.tls)
+        head = "POST /validate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100001\r\n\r\n"
+        writer.write(head.encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+        writer.close()
 
 
 async def test_a_body_that_does_not_say_how_long_it_is_is_not_read_beyond_the_bound(tmp_path: Path) -> None:
