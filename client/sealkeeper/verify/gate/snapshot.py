@@ -67,7 +67,9 @@ def encode_snapshot(
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def verify_snapshot(bundle: bytes, trust: TrustRoot, gate: str, verdict_key: str, now: datetime) -> Snapshot:
+def verify_snapshot(
+    bundle: bytes, trust: TrustRoot, gate: str, verdict_key: str, now: datetime, held: Snapshot | None = None
+) -> Snapshot:
     """Verify a snapshot, and read it.
 
     Args:
@@ -76,9 +78,10 @@ def verify_snapshot(bundle: bytes, trust: TrustRoot, gate: str, verdict_key: str
         gate: that it must be of.
         verdict_key: ``tenants/{tenant}/keys/{key}`` that must have signed it.
         now: UTC.
+        held: the one that it would take the place of: what was signed once stays signed, a laxer policy too.
 
     Raises:
-        VerifyError: it does not verify, is of another gate, or has expired.
+        VerifyError: it does not verify, is of another gate, has expired, or is older than the one that is held.
     """
     result = verify(bundle, None, trust, Policy(key=verdict_key)).require()
     if result.payload_type != PAYLOAD_TYPE:
@@ -90,6 +93,11 @@ def verify_snapshot(bundle: bytes, trust: TrustRoot, gate: str, verdict_key: str
         raise VerifyError(f"the snapshot's policy names another verdict_key than {verdict_key}")
     if not snapshot.issued <= now < snapshot.expires:
         raise VerifyError(f"the snapshot is good from {snapshot.issued.isoformat()} to {snapshot.expires.isoformat()}")
+    if held is not None and (snapshot.version < held.version or snapshot.issued < held.issued):
+        raise VerifyError(
+            f"the snapshot, version {snapshot.version} of {snapshot.issued.isoformat()}, is older than the one that is "
+            f"held, version {held.version} of {held.issued.isoformat()}"
+        )
     return snapshot
 
 
