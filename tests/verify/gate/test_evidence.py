@@ -182,6 +182,15 @@ def test_evidence_in_any_order_gives_the_same_decision(many: list[bytes]) -> Non
             assert set(found.verdict.attestations) == set(expected.verdict.attestations)
 
 
+def test_which_of_two_of_one_second_is_the_newest_is_nobodys_choice() -> None:
+    policy = f"{BUILT}  attestations: [{{type: test-result, signers: [qa], fields: {{result: PASSED}}}}]\n"
+    good, bad = by_key(results("PASSED"), QA), by_key(results("FAILED"), QA)
+    built = by_key(provenance())
+    assert decided(policy, [built, good]).outcome is Outcome.ALLOW
+    for spaces in range(8):
+        assert codes(decided(policy, [built, bad, good + b" " * spaces])) == {"ATTESTATION_FIELD"}
+
+
 def _signed(who: int) -> bytes:
     makers = [
         lambda: by_key(results(), RELEASE),

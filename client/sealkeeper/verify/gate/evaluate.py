@@ -301,7 +301,7 @@ class _Evaluation:
         except EvidenceError as error:
             return _failed(place, error.reason, str(error)), ()
         # The newest that is believed, whatever order they were found in.
-        for one in sorted(examined.evidence, key=lambda one: (one.time, one.digest), reverse=True):
+        for one in sorted(examined.evidence, key=lambda one: (one.made, one.statement_digest), reverse=True):
             provenance = _provenance(one)
             if (
                 provenance is not None

@@ -59,7 +59,7 @@ def judge_provenance(
         judged,
         key=lambda one: (
             *(one.passed, one.level, sum(result.passed for result in one.results)),
-            *(one.evidence.made, one.evidence.time, one.evidence.digest),
+            *(one.evidence.made, one.evidence.statement_digest, one.evidence.digest),
         ),
         default=None,
     )

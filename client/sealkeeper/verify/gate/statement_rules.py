@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -71,8 +71,12 @@ def check_attestation(rule: AttestationRule, policy: GatePolicy, examined: Exami
     """The newest attestation of the type by one of the signers is as the policy wants it: an older one says nothing."""
     name = f"attestations.{rule.type}"
     newest = _newest(examined.evidence, rule.signers, lambda one: one.predicate_type in rule.types)
-    if newest is None:
+    if not newest:
         return _none(name, "ATTESTATION_MISSING", rule.type, rule.signers, policy, examined)
+    return _worst(_attestation(name, rule, one, now) for one in newest)
+
+
+def _attestation(name: str, rule: AttestationRule, newest: Evidence, now: datetime) -> RuleResult:
     try:
         _ = newest.predicate
     except PredicateError as error:
@@ -113,9 +117,13 @@ def values_at(predicate: Mapping[str, Any], path: str) -> list[str] | None:
 
 def check_vulnerabilities(rule: VulnerabilityRule, policy: GatePolicy, examined: Examined, now: datetime) -> RuleResult:
     """The newest scan has found nothing worse than is allowed."""
-    scan = _newest(examined.evidence, rule.signers, lambda one: one.predicate_type in _SCANS)
-    if scan is None:
+    scans = _newest(examined.evidence, rule.signers, lambda one: one.predicate_type in _SCANS)
+    if not scans:
         return _none("vulnerabilities", "SCAN_MISSING", "a vulnerability scan", rule.signers, policy, examined)
+    return _worst(_scan(rule, one, now) for one in scans)
+
+
+def _scan(rule: VulnerabilityRule, scan: Evidence, now: datetime) -> RuleResult:
     aged = age_result("vulnerabilities", "SCAN_TOO_OLD", scan, rule.max_age, now)
     if not aged.passed:
         return aged
@@ -155,25 +163,29 @@ def check_summary(
     Source: https://slsa.dev/spec/v1.0/verification_summary, "How to verify".
     """
     newest = _newest(examined.evidence, rule.signers, lambda one: _verifier_of(one) == rule.verifier)
-    if newest is None:
+    if not newest:
         found = _none(
             name, "SUMMARY_MISSING", f"a verification summary of {rule.verifier}", rule.signers, policy, examined
         )
         return found, None
+    worst = _worst(_summary(name, rule, one, now) for one in newest)
+    return worst, newest[0] if worst.passed else None
+
+
+def _summary(name: str, rule: SummaryRule, newest: Evidence, now: datetime) -> RuleResult:
     summary: VerificationSummary = newest.predicate
     if summary.verification_result != _PASSED:
         message = f"{_told(newest)} says {summary.verification_result}"
-        return _failed(name, "SUMMARY_FAILED", message, f"see why {rule.verifier} refuses it"), None
+        return _failed(name, "SUMMARY_FAILED", message, f"see why {rule.verifier} refuses it")
     missing = [one for one in rule.levels if not _reaches(summary.verified_levels, one)]
     if missing:
         levels = ", ".join(summary.verified_levels) or "none"
         message = f"{_told(newest)} does not reach {', '.join(missing)}; it has {levels}"
-        return _failed(name, "SUMMARY_LEVEL", message), None
+        return _failed(name, "SUMMARY_LEVEL", message)
     if rule.resource is not None and not rule.resource.fits(summary.resource_uri):
         message = f"{_told(newest)} is for {summary.resource_uri[:300]}, not {rule.resource}"
-        return _failed(name, "SUMMARY_RESOURCE", message), None
-    aged = age_result(name, "SUMMARY_TOO_OLD", newest, rule.max_age, now)
-    return aged, newest if aged.passed else None
+        return _failed(name, "SUMMARY_RESOURCE", message)
+    return age_result(name, "SUMMARY_TOO_OLD", newest, rule.max_age, now)
 
 
 def _verifier_of(evidence: Evidence) -> str:
@@ -219,9 +231,16 @@ def age_limit(rules: Iterable[timedelta | None]) -> timedelta | None:
     return min((one for one in rules if one is not None), default=None)
 
 
-def _newest(evidence: Iterable[Evidence], signers: Sequence[str], wanted: Any) -> Evidence | None:
-    fitting = (one for one in evidence if set(one.signers) & set(signers) and wanted(one))
-    return max(fitting, key=lambda one: (one.made, one.time, one.digest), default=None)
+def _newest(evidence: Iterable[Evidence], signers: Sequence[str], wanted: Callable[[Evidence], bool]) -> list[Evidence]:
+    """All of the last moment: times are in seconds, and which of two is the last one must not be anybody's choice."""
+    fitting = [one for one in evidence if set(one.signers) & set(signers) and wanted(one)]
+    last = max((one.made for one in fitting), default=None)
+    return sorted((one for one in fitting if one.made == last), key=lambda one: one.digest)
+
+
+def _worst(results: Iterable[RuleResult]) -> RuleResult:
+    """The first that failed, or the first."""
+    return min(results, key=lambda one: one.passed)
 
 
 def _read(evidence: Evidence) -> Any:
