@@ -41,6 +41,7 @@ from sealkeeper.verify.verifier import VerificationResult
 
 MAX_CASES = 1000
 _MAX_FOUND = 64
+_MAX_AGE = timedelta(days=36_500)
 _NOW = datetime(2030, 1, 1, tzinfo=UTC)
 _KINDS = ("signature", "provenance", "attestation", "summary", "scan")
 _DIGEST = sha256(b"").hexdigest()
@@ -178,9 +179,20 @@ def _evidence(stated: Stated, place: int, artifact: Artifact) -> Evidence:
 
 def _shared(value: Value) -> dict[str, Value]:
     """Evidence that several cases have, by name."""
+    return {name: Value(one, f"{value.path}.{name}") for name, one in _object(value).items()}
+
+
+def _object(value: Value) -> dict[str, Any]:
     if not isinstance(value.json, dict):
-        raise JsonError(f"{value.path}: must be an object of names and evidence")
-    return {name: Value(one, f"{value.path}.{name}") for name, one in value.json.items()}
+        raise JsonError(f"{value.path}: must be an object")
+    return value.json
+
+
+def _age(value: Value) -> timedelta:
+    age = parse_duration(value)
+    if age > _MAX_AGE:
+        raise JsonError(f"{value.path}: must be at most {_MAX_AGE.days} days")
+    return age
 
 
 def _case(value: Value, shared: Mapping[str, Value]) -> Case:
@@ -197,7 +209,7 @@ def _case(value: Value, shared: Mapping[str, Value]) -> Case:
         replace(artifact, children=tuple(map(_artifact, children))),
         members["environment"].text(63) if "environment" in members else "",
         tuple(_found(one, shared) for one in members["found"].items(_MAX_FOUND)) if "found" in members else (),
-        parse_duration(members["trust_root_age"]) if "trust_root_age" in members else timedelta(),
+        _age(members["trust_root_age"]) if "trust_root_age" in members else timedelta(),
         members["offline"].boolean() if "offline" in members else False,
         Outcome(expect.upper()),
         tuple(one.text(64) for one in members["reasons"].items(20)) if "reasons" in members else (),
@@ -227,8 +239,8 @@ def _found(value: Value, shared: Mapping[str, Value]) -> Stated:
     kind = next(iter(value.json))
     inner = value.member(kind)
     if isinstance(inner.json, dict) and "like" in inner.json:
-        other = _named(inner.member("like"), shared).member(kind)
-        inner = Value({**other.json, **{name: one for name, one in inner.json.items() if name != "like"}}, inner.path)
+        other = _object(_named(inner.member("like"), shared).member(kind))
+        inner = Value({**other, **{name: one for name, one in inner.json.items() if name != "like"}}, inner.path)
     common = {"signers", "party", "age", "about", "claims"}
     members = inner.members({"signers"}, common | _MEMBERS[kind])
     signers = tuple(one.text(63) for one in members["signers"].items(100, 0))
@@ -236,10 +248,10 @@ def _found(value: Value, shared: Mapping[str, Value]) -> Stated:
     return Stated(
         signers,
         members["party"].text(200) if "party" in members else "+".join(signers) or "a stranger",
-        parse_duration(members["age"]) if "age" in members else timedelta(),
+        _age(members["age"]) if "age" in members else timedelta(),
         predicate_type,
         predicate,
-        {name: str(one) for name, one in members["claims"].json.items()} if "claims" in members else {},
+        {name: str(one) for name, one in _object(members["claims"]).items()} if "claims" in members else {},
         members["about"].text(200) if "about" in members else "",
     )
 
@@ -257,11 +269,11 @@ def _of_provenance(_: Value, members: Mapping[str, Value]) -> tuple[str, dict[st
     if said("repository"):
         dependencies.append({**source, "digest": {"gitCommit": said("commit", "0" * 40)}})
     if "dependencies" in members:
-        dependencies += members["dependencies"].json
-    predicate = {
+        dependencies += [one.json for one in members["dependencies"].items(1000)]
+    predicate: dict[str, Any] = {
         "buildDefinition": {
             "buildType": said("build_type", "https://example.com/build"),
-            "externalParameters": members["parameters"].json if "parameters" in members else {},
+            "externalParameters": _object(members["parameters"]) if "parameters" in members else {},
             "internalParameters": {},
             "resolvedDependencies": dependencies,
         },
@@ -275,9 +287,7 @@ def _of_provenance(_: Value, members: Mapping[str, Value]) -> tuple[str, dict[st
 def _of_attestation(value: Value, members: Mapping[str, Value]) -> tuple[str, dict[str, Any]]:
     kind = value.member("type").text(512)
     known = by_short_name(kind)
-    predicate = members["predicate"].json if "predicate" in members else {}
-    if not isinstance(predicate, dict):
-        raise JsonError(f"{value.path}.predicate: must be an object")
+    predicate = _object(members["predicate"]) if "predicate" in members else {}
     return known.types[0] if known is not None else kind, predicate
 
 
