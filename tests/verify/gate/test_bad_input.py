@@ -9,13 +9,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import x25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sealkeeper.verify.errors import EvidenceError
+from sealkeeper.verify.errors import EvidenceError, GatePolicyError
 from sealkeeper.verify.gate import evidence
 from sealkeeper.verify.gate.decision import Artifact, Outcome
 from sealkeeper.verify.gate.evidence import MAX_BUNDLES, MAX_BYTES, FoundBundle
+from sealkeeper.verify.gate.policy import parse_policy
 from sealkeeper.verify.predicates import read_predicate
 from sealkeeper.verify.rego import RegoRunner
 from sealkeeper.verify.statement import MAX_SUBJECTS
@@ -450,3 +453,34 @@ def test_an_old_verdict_or_build_with_a_new_timestamp_is_an_old_one() -> None:
     assert codes(decided(policy, [old, failed])) == {"SUMMARY_FAILED"}
     built = stamped_again(by_key(provenance(finished="2026-02-01T00:00:00Z"), moment=NOW - timedelta(days=90)), NOW)
     assert codes(decided(BUILT.replace("minimum_level: 2", "max_age: 30d"), [built])) == {"PROVENANCE_TOO_OLD"}
+
+
+def test_what_others_wrote_is_told_in_one_line_that_shows_nothing_else() -> None:
+    name = "\x1b[2J\r\nALLOW \u202eapp" + "x" * 4000
+    found = [
+        by_identity(provenance({"name": name, "digest": OTHER["digest"]}), "mallory@example.com"),
+        by_key(provenance(dependencies=[{"uri": name}])),
+        by_key(statement("urn:x", {"r": name}), QA),
+    ]
+    rule = "{type: 'urn:x', signers: [qa], fields: {r: PASSED}}"
+    policy = BUILT.replace("minimum_level: 2", "dependencies: {depth: 1}")
+    decision = decided(f"{policy}  attestations: [{rule}]\n", found)
+    assert codes(decision) == {"DEPENDENCY_UNPROVEN", "ATTESTATION_FIELD"}
+    missing = decided(BUILT, found[:1])
+    for one in (*decision.verdict.results, *missing.verdict.results):
+        for text in (one.rule, one.detail, *(reason.message for reason in one.reasons)):
+            assert text.isprintable()
+            assert len(text) <= 4000
+    assert "ALLOW" in told(missing)
+
+
+def test_a_public_key_that_signs_nothing_is_refused_where_the_policy_is_read() -> None:
+    public = x25519.X25519PrivateKey.generate().public_key()
+    text = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    unknown = text.replace("MCowBQYDK2Vu", "MCowBQYDK2V6")
+    for one in (text, unknown):
+        policy = (
+            f"gate: v1\nsigners: {{a: {{public_key: {json.dumps(one)}}}}}\nrequire: {{signatures: {{signers: [a]}}}}\n"
+        )
+        with pytest.raises(GatePolicyError, match=r"\$.signers.a.public_key"):
+            parse_policy(policy.encode())

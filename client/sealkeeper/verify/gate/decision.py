@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from sealkeeper.verify.gate.policy import Mode
 
+_MAX_MESSAGE = 4000
+
 
 class Outcome(StrEnum):
     """May it run?"""
@@ -44,13 +46,16 @@ class Reason:
 
     Attributes:
         code: stable, upper snake case.
-        message: what was wanted and what was found, for a developer.
+        message: what was wanted and what was found, for a developer; one line of at most 4000 characters.
         next_step: what to do.
     """
 
     code: str
     message: str
     next_step: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", _one_line(self.message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,15 @@ class RuleResult:
     passed: bool
     detail: str
     reasons: tuple[Reason, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", _one_line(self.rule))
+        object.__setattr__(self, "detail", _one_line(self.detail))
+
+
+def _one_line(text: str) -> str:
+    """What others have written is told to people, in logs and on terminals: it must not look like anything else."""
+    return "".join(one if one.isprintable() else "\ufffd" for one in text[:_MAX_MESSAGE])
 
 
 @dataclass(frozen=True, slots=True)

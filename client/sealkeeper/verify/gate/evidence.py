@@ -272,7 +272,7 @@ def same_artifact(said: Mapping[str, str], known: Mapping[str, str]) -> bool:
 
 
 def _first_subjects(statement: Statement) -> str:
-    told = [f"{one.name or 'no name'} {next(iter(one.digests.values()))[:16]}…" for one in statement.subjects[:3]]
+    told = [f"{one.name[:100] or 'no name'} {next(iter(one.digests.values()))[:16]}…" for one in statement.subjects[:3]]
     return ", ".join(told)
 
 

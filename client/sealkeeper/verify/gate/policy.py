@@ -24,8 +24,10 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any, TypeVar
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
+from sealkeeper.verify.algorithms import fitting_algorithms
 from sealkeeper.verify.errors import GatePolicyError
 from sealkeeper.verify.gate.patterns import Pattern, VersionRange, parse_version_range
 from sealkeeper.verify.gate.yaml_document import parse_yaml
@@ -406,8 +408,11 @@ def _signer(name: str, value: Value) -> SignerRule:
 def _public_key(value: Value) -> bytes:
     try:
         key = serialization.load_pem_public_key(value.text(16_384).encode())
-    except ValueError:
-        raise JsonError(f"{value.path}: must be a public key in PEM") from None
+        known = bool(fitting_algorithms(key))
+    except (ValueError, UnsupportedAlgorithm):
+        known = False
+    if not known:
+        raise JsonError(f"{value.path}: must be a public key in PEM, of a kind that signs")
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
