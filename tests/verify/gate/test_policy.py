@@ -4,7 +4,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sealkeeper.verify.errors import GatePolicyError
@@ -193,6 +193,7 @@ def test_any_document_is_read_or_refused(text: bytes) -> None:
         parse_policy(text)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(FULL) - 1), st.sampled_from("\x00:{}[]&*!|>'\"%@` \n0x-"))
 def test_a_changed_policy_is_read_or_refused(place: int, character: str) -> None:
     with suppress(GatePolicyError):
