@@ -26,7 +26,7 @@ SHORT = message_content(b"x")
         (lambda: sign_batch([message_content(LONG[: 3 * MIB])] * 2), "items"),
         (lambda: sign_batch([SHORT] * 1001), "items"),
         (lambda: sign_batch([]), "items"),
-        (lambda: operations.verify(LONG * 2, KEY, message=b"", digest=None), "bundle"),
+        (lambda: operations.verify(LONG * 6, KEY, message=b"", digest=None), "bundle"),
         (lambda: operations.verify(b"", KEY, message=LONG, digest=None), "message"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
 import signal
 import sqlite3
 from base64 import b64decode
@@ -17,7 +19,15 @@ from typing import Any
 import grpc
 import pytest
 
-from sealkeeper.client import Client, ClientError, Connection, digest_content, dsse_content, message_content
+from sealkeeper.client import (
+    AsyncClient,
+    Client,
+    ClientError,
+    Connection,
+    digest_content,
+    dsse_content,
+    message_content,
+)
 from sealkeeper.client.attestation_operations import BuildReport, Filters, list_attestations, subject
 from sealkeeper.client.connection import OPTIONS
 from sealkeeper.client.errors import InvalidRequestError
@@ -669,6 +679,32 @@ def test_the_audit_log_says_who_attested_what(world: World) -> None:
 
 def parse_payload(bundle: bytes) -> bytes:
     return b64decode(json.loads(bundle)["dsseEnvelope"]["payload"])
+
+
+async def test_the_client_for_asyncio_attests_and_finds_as_the_other_does(world: World) -> None:
+    key, about = world.key(), fresh()
+    async with AsyncClient(world.gateway.connection("ci"), retry=NO_RETRY) as ci:
+        made = (await ci.attest(key, [about], OTHER, b"{}")).attestation
+        assert [one async for one in ci.list_attestations(PARENT, Filters(subject_digest=digest_of(about)))] == [made]
+        assert (await ci.get_attestation(made.name)).attestation == made
+        with pytest.raises(ClientError) as caught:
+            await ci.attest_slsa(key, [about])
+    assert caught.value.reason == "IDENTITY_UNSUITABLE"
+
+
+def test_attestations_are_counted_by_kind_of_predicate(world: World) -> None:
+    def counted() -> float:
+        connection = http.client.HTTPConnection(world.gateway.addresses["metrics"], timeout=10)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        pattern = r'^sealkeeper_attestations_total{[^}]*kind="release"[^}]*tenant="acme"[^}]*} ([0-9.e+]+)$'
+        return sum(map(float, re.findall(pattern, text, re.MULTILINE)))
+
+    before = counted()
+    with world.gateway.client("ci") as ci:
+        ci.attest(world.key(), [fresh()], "https://in-toto.io/attestation/release/v0.1", b'{"purl":"pkg:pypi/x@1"}')
+    assert counted() == before + 1
 
 
 # What outlives a crash.

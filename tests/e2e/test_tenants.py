@@ -539,6 +539,20 @@ def test_a_bundle_of_another_tenant_does_not_verify_as_ones_own(world: World) ->
         assert (good.verified, bad.verified) == (True, False)
 
 
+def test_an_attestation_of_one_tenant_is_not_found_by_another(world: World) -> None:
+    make, _ = OF_TENANTS["Attest"]
+    [made] = world.ask(OTHER, "ci", make(world.new_key(OTHER))).responses
+    for tenant, whose in ((OTHER, True), (TENANT, False)):
+        request = attestation_pb2.ListAttestationsRequest(
+            parent=f"tenants/{tenant}", subject_digest=f"sha256:{'5e' * 32}", page_size=1000
+        )
+        [found] = world.ask(tenant, "verifier", request).responses
+        assert sum(one.log_index == made.attestation.log_index for one in found.attestations) == whose
+        name = made.attestation.name.replace(f"tenants/{OTHER}/", f"tenants/{tenant}/")
+        outcome = world.ask(tenant, "verifier", attestation_pb2.GetAttestationRequest(name=name))
+        assert outcome.code == ("OK" if whose else "NOT_FOUND")
+
+
 def test_a_request_id_of_one_tenant_says_nothing_to_another(world: World) -> None:
     answers = []
     for tenant in TENANTS:

@@ -10,10 +10,11 @@ import asyncio
 import errno
 import logging
 import os
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
@@ -37,6 +38,8 @@ METHOD = "AttestationService/Attest"
 _SUFFIX = ".json"
 _WINDOW = 10_000
 _MAX_UNDER_WAY = 64
+_THREADS = 2
+_RETRY_AFTER = timedelta(milliseconds=500)
 _T = TypeVar("_T")
 
 
@@ -59,23 +62,25 @@ class Attestations:
     def __init__(self, table: AttestationTable, folder: Path) -> None:
         self._table = table
         self._folder = folder
-        # In threads of its own: reading much JSON takes from no signature.
-        self._threads = ThreadPoolExecutor(2, "sealkeeper-attestations")
-        self._under_way = 0
+        # In threads of its own: reading much JSON takes from no signature. Of these no tenant has more than half.
+        self._threads = ThreadPoolExecutor(2 * _THREADS, "sealkeeper-attestations")
+        self._turns: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_THREADS))
+        self._under_way: Counter[str] = Counter()
 
-    async def work(self, task: Callable[[], _T]) -> _T:
-        """Do what takes long in a thread, a bounded number of such at a time.
+    async def work(self, tenant: str, task: Callable[[], _T]) -> _T:
+        """Do what takes long in a thread, for each tenant a bounded number of such at a time.
 
         Raises:
-            OverloadedError: too many are under way.
+            OverloadedError: too many of the tenant are under way.
         """
-        if self._under_way >= _MAX_UNDER_WAY:
-            raise OverloadedError("too many attestations are being made or read")
-        self._under_way += 1
+        if self._under_way[tenant] >= _MAX_UNDER_WAY:
+            raise OverloadedError("too many attestations are being made or read", retry_after=_RETRY_AFTER)
+        self._under_way[tenant] += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, task)
+            async with self._turns[tenant]:
+                return await asyncio.get_running_loop().run_in_executor(self._threads, task)
         finally:
-            self._under_way -= 1
+            self._under_way[tenant] -= 1
 
     async def open(self, audit: LogReader) -> int:
         """Make the folder, and take bundles into the index that are not in it.
@@ -149,7 +154,7 @@ class Attestations:
             attester: subject of who asked for it.
             version: that signed.
         """
-        made, _ = await self.work(lambda: _described(bundle, attester, version))
+        made, _ = await self.work(version.tenant, lambda: _described(bundle, attester, version))
         return made
 
     async def keep(self, bundle: bytes, attester: str, version: KeyVersionName) -> tuple[Attestation, bytes]:
@@ -167,10 +172,10 @@ class Attestations:
             OverloadedError: the disk is full, or too many are under way.
             UnavailableError: the disk or the database did not take it.
         """
-        made, digests = await self.work(lambda: _described(bundle, attester, version))
+        made, digests = await self.work(version.tenant, lambda: _described(bundle, attester, version))
         known = await self._table.find(made.tenant, made.log_index)
         if known is None:
-            await self.work(lambda: self._write(made.bundle_digest, bundle))
+            await self.work(made.tenant, lambda: self._write(made.bundle_digest, bundle))
             known = await self._table.add(made, digests)
         return known, bundle if known.bundle_digest == made.bundle_digest else (await self.bundle(known)).data
 
@@ -202,7 +207,7 @@ class Attestations:
             return KeptBundle(data, _statement(parse_bundle(data)))
 
         try:
-            return await self.work(read)
+            return await self.work(one.tenant, read)
         except (OSError, VerifyError) as error:
             _log.error("the bundle of %s cannot be read: %s", one.name, error)
             raise UnavailableError(

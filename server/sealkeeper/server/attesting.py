@@ -150,7 +150,7 @@ class Attesting:
             FailedPreconditionError: with the reason IDENTITY_UNSUITABLE as well.
             SealkeeperError, ProviderError, LogError: as of ``Signing.sign``; or it could not be kept.
         """
-        statement = await self._attestations.work(lambda: self._statement(order, call.caller))
+        statement = await self._attestations.work(order.key.tenant, lambda: self._statement(order, call.caller))
         self._require_length(order, statement)
         call.details["attestation"] = _told(order, statement)
         task = asyncio.create_task(self._sign_and_keep(order, statement, call))
