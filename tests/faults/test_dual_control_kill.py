@@ -46,7 +46,11 @@ ROUNDS = 8
 LATER = 2
 """Proposals that the gateway is to have been killed with, between the last approval and the doing."""
 REQUIRED = 2
-KINDS = ("CreateGrant", "BreakGlass", "CompromiseKeyVersion", "UpdatePolicy", "RaiseQuota")
+KINDS = (
+    *("CreateGrant", "BreakGlass", "CompromiseKeyVersion", "UpdatePolicy", "RaiseQuota"),
+    *("UpdateGate", "CreateGateException"),
+)
+OF_ADMINS = ("UpdatePolicy", "RaiseQuota", "UpdateGate")
 GRANTS = ("CreateGrant", "BreakGlass")
 KEYS = 50
 """That the tenant may have when all begins; each RaiseQuota asks for one more."""
@@ -118,7 +122,7 @@ class Work:
             self._work(kind, 1)
 
     def _work(self, kind: str, times: int | None) -> None:
-        role = "admin" if kind in ("UpdatePolicy", "RaiseQuota") else "custodian"
+        role = "admin" if kind in OF_ADMINS else "custodian"
         try:
             with self._client(role) as client:
                 for done in count():
@@ -190,12 +194,38 @@ def raise_quota(client: Client, number: int) -> object:
     return client.call(update_quota(PARENT, keys=KEYS + number))
 
 
+GATE = f"{PARENT}/gates/production"
+GATE_POLICY = (
+    f"gate: v1\nsigners: {{one: {{key: {PARENT}/keys/release}}}}\nrequire: {{signatures: {{signers: [one]}}}}\n"
+)
+
+
+def gate_policy(client: Client, number: int) -> object:
+    base = max((one.number for one in client.list_gates(PARENT)), default=0)
+    return client.update_gate(GATE, f"{GATE_POLICY}# {number}\n", base)
+
+
+def exempt(client: Client, number: int) -> object:
+    lifetime = timedelta(hours=1)
+    return client.create_gate_exception(GATE, pattern=f"app:{number}", lifetime=lifetime, reason="a fix")
+
+
+def gate_changes(client: Client) -> list[str]:
+    """Names of the proposals that gates and their exceptions say brought them."""
+    if not list(client.list_gates(PARENT)):
+        return []
+    found = [one.proposal for one in client.list_gate_exceptions(GATE)]
+    return found + [one.proposal for one in client.list_gate_versions(GATE)]
+
+
 _CALLS: Mapping[str, Callable[[Client, int], object]] = {
     "CreateGrant": grant,
     "BreakGlass": emergency,
     "CompromiseKeyVersion": compromise,
     "UpdatePolicy": policy,
     "RaiseQuota": raise_quota,
+    "UpdateGate": gate_policy,
+    "CreateGateException": exempt,
 }
 
 
@@ -245,6 +275,11 @@ def test_what_enough_people_have_approved_of_is_done_once_whenever_the_gateway_i
     gateway.create_key("release")
     with gateway.client("admin") as admin:
         admin.call(update_quota(PARENT, keys=KEYS))
+    with gateway.client("admin") as admin, pytest.raises(ProposedError) as caught:
+        gate_policy(admin, 0)
+    for who in approvers:
+        with gateway.client(who) as approver:
+            decide(approver, proposed(caught.value), gateway.directory / "clients" / who / "key.pem")
     done_later = rounds = 0
     # It may have been done when the signal arrived; so until it was not, often enough.
     while rounds < ROUNDS or done_later < LATER:
@@ -285,6 +320,8 @@ def require_done_once(client: Client, known: Mapping[str, approval_pb2.Proposal]
     brought = [one.proposal for one in versions if one.proposal]
     assert sorted(brought) == sorted(name for name in done if known[name].action == "UpdatePolicy")
     assert sorted(one.number for one in versions) == list(range(1, len(versions) + 1))
+    of_gates = {name for name in done if known[name].action in ("UpdateGate", "CreateGateException")}
+    assert sorted(gate_changes(client)) == sorted(of_gates)
     compromised = resources_pb2.KEY_VERSION_STATE_COMPROMISED
     for name, one in known.items():
         if one.action == "CompromiseKeyVersion":
@@ -341,13 +378,17 @@ async def house(tmp_path: Path) -> House:
 async def test_a_database_that_fails_between_the_last_approval_and_the_doing_loses_nothing_and_does_nothing_twice(
     house: House, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    role = "admin" if kind in ("UpdatePolicy", "RaiseQuota") else "custodian"
+    role = "admin" if kind in OF_ADMINS else "custodian"
     second = add_person(house.directory, Role.ADMIN, "second")
     key = house.directory / "clients" / second / "key.pem"
     async with house.running() as gateway:
         await house.create_key(gateway)
         await house.ask(gateway, "custodian", lambda client: client.create_key(PARENT, "key-1", P256))
         await house.ask(gateway, "admin", lambda client: client.call(update_quota(PARENT, keys=KEYS)))
+        before = []
+        if kind == "CreateGateException":
+            before = [proposed(await refused(house, gateway, "admin", lambda client: gate_policy(client, 0)))]
+            await house.ask(gateway, second, partial(decide, proposal=before[0], key=key))
         name = proposed(await refused(house, gateway, role, lambda client: _CALLS[kind](client, 1)))
         run, proposals_known = Database.run, gateway._regular["access"].__self__.proposals  # type: ignore[attr-defined]
 
@@ -363,12 +404,12 @@ async def test_a_database_that_fails_between_the_last_approval_and_the_doing_los
             # Tried again while the database is still away.
             await gateway._regular["access"]()
             assert (await house.ask(gateway, "admin", lambda client: proposals(client)))[name].state == APPROVED
-        assert await house.ask(gateway, "admin", done_of) == []
+        assert await house.ask(gateway, "admin", done_of) == before
         for _ in range(2):
             await gateway._regular["access"]()
         known = await house.ask(gateway, "admin", proposals)
         assert known[name].state == EXECUTED
-        assert await house.ask(gateway, "admin", done_of) == [name]
+        assert sorted(await house.ask(gateway, "admin", done_of)) == sorted([name, *before])
         records = await house.ask(gateway, "admin", audit_records)
         # A record comes before what it tells of, and so each time that it was tried.
         _, said, *doing = [one["method"] for one in records if one["details"].get("proposal") == name]
@@ -376,7 +417,7 @@ async def test_a_database_that_fails_between_the_last_approval_and_the_doing_los
         assert set(doing) == {"Gateway/ExecuteProposal"}
     async with house.running() as gateway:
         assert await house.ask(gateway, "admin", proposals) == known
-        assert await house.ask(gateway, "admin", done_of) == [name]
+        assert sorted(await house.ask(gateway, "admin", done_of)) == sorted([name, *before])
 
 
 async def refused(house: House, gateway: Gateway, who: str, question: Callable[[Client], Any]) -> ClientError:
@@ -389,6 +430,7 @@ def done_of(client: Client) -> list[str]:
     """Names of the proposals that have done something, as what was done says."""
     found = [one.proposal for one in client.call(list_grants(PARENT, "", 1000)).grants]
     found += [one.proposal for one in client.call(list_policy_versions(PARENT, "", 1000)).versions if one.proposal]
+    found += gate_changes(client)
     known = proposals(client).values()
     compromised = resources_pb2.KEY_VERSION_STATE_COMPROMISED
     for one in known:
