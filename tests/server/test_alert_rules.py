@@ -84,6 +84,11 @@ def telemetry() -> Iterator[Telemetry]:
     made.authentication_failure("CREDENTIALS_MISSING")
     made.proposal("acme", "BreakGlass", "PENDING")
     made.quota_refusal("acme", "tenant_calls")
+    made.watch_gates(lambda: {("acme", "production"): (2, 7.0)}, lambda: [("acme", "production", "warn")])
+    for passed in (True, False):
+        place = ("acme", "production", "eu")
+        made.gate_decision(place, outcome="ALLOW", passed=passed, reasons=[] if passed else ["A_B", "A_B"])
+    made.gate_decision_time("acme", 0.1, cached=True)
     yield made
     made.close()
 
@@ -117,6 +122,28 @@ def test_what_is_counted_of_access_is_measured_under_its_labels() -> None:
     assert found["sealkeeper_proposals_total"] == {("BreakGlass", "PENDING", "acme"): 1}
     assert found["sealkeeper_quota_refusals_total"] == {("tenant_calls", "acme"): 1}
     assert found["sealkeeper_issuer_keys_age_seconds"] == {("github",): 5}
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_what_gates_decide_is_measured_under_its_labels() -> None:
+    found = measured()
+    assert found["sealkeeper_gate_decisions_total"] == {
+        ("eu", "production", "ALLOW", "true", "acme"): 1,
+        ("eu", "production", "ALLOW", "false", "acme"): 1,
+    }
+    assert found["sealkeeper_gate_reasons_total"] == {("eu", "production", "A_B", "acme"): 1}
+    assert found["sealkeeper_gate_exceptions_active"] == {("production", "acme"): 2}
+    assert found["sealkeeper_gate_exceptions_age_seconds"] == {("production", "acme"): 7}
+    assert found["sealkeeper_gate_mode"] == {("production", "warn", "acme"): 1}
+    assert found["sealkeeper_gate_decision_duration_seconds_count"] == {("true", "acme"): 1}
+
+
+def test_reasons_that_callers_make_up_are_counted_as_others(telemetry: Telemetry) -> None:
+    for number in range(1000):
+        telemetry.gate_decision(("acme", "other", ""), outcome="DENY", passed=False, reasons=[f"MADE_UP_{number}"])
+    counted = {one: count for one, count in measured()["sealkeeper_gate_reasons_total"].items() if "other" in one}
+    assert len(counted) == 200
+    assert sum(counted.values()) == 1000
 
 
 def commands(command: Any, *names: str) -> set[str]:
