@@ -214,14 +214,18 @@ class Attestations:
                 f"the bundle of {one.name} cannot be read", next_step="have the gateway's disk looked at"
             ) from None
 
-    async def data(self, digest: bytes) -> bytes | None:
+    async def data(self, tenant: str, digest: bytes) -> bytes | None:
         """A bundle by its SHA-256; ``None`` where it is not there, or not what was kept.
+
+        Args:
+            tenant: that asks, and has learnt the digest from what is its own.
+            digest: 32 bytes.
 
         Raises:
             OverloadedError: too many are being read.
         """
         try:
-            return await self.work(lambda: _read(self._path(digest), digest))
+            return await self.work(tenant, lambda: _read(self._path(digest), digest))
         except (OSError, UnavailableError):
             return None
 

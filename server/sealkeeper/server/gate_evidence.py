@@ -112,7 +112,7 @@ class KeptAttestations:
 
     def _listed(self, one: Attestation) -> Listed:
         async def read() -> bytes:
-            data = await self._attestations.data(one.bundle_digest)
+            data = await self._attestations.data(one.tenant, one.bundle_digest)
             if data is None:
                 raise EvidenceError(UNAVAILABLE, f"{one.name} cannot be read from the gateway's disk")
             return data
@@ -121,7 +121,7 @@ class KeptAttestations:
 
     async def read(self, tenant: str, digest: str) -> bytes | None:
         """As ``AttestationSource.read``."""
-        return await self._attestations.data(bytes.fromhex(digest.removeprefix("sha256:")))
+        return await self._attestations.data(tenant, bytes.fromhex(digest.removeprefix("sha256:")))
 
 
 @dataclass(frozen=True, slots=True)
