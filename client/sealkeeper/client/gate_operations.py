@@ -231,7 +231,7 @@ def create_gate_exception(
         if (made.digest, made.pattern, made.environment) != (digest, pattern, environment):
             raise CorruptAnswerError(
                 f"the exception {made.name} is another than was asked for",
-                next_step="look at it, and revoke it: sealkeeper gate exception list",
+                next_step="look at it, and revoke it: sealkeeper gate exceptions list",
             )
         return made
 

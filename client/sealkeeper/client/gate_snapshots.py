@@ -34,14 +34,20 @@ class HeldSnapshot:
     trust: TrustRoot
 
 
-def held_snapshot(answer: gate_pb2.GetGateSnapshotResponse, gate: str, verdict_key: str, now: datetime) -> HeldSnapshot:
+def held_snapshot(
+    answer: gate_pb2.GetGateSnapshotResponse,
+    gate: str,
+    verdict_key: str,
+    now: datetime,
+    held: HeldSnapshot | None = None,
+) -> HeldSnapshot:
     """A snapshot as the gateway gave it.
 
     Raises:
-        VerifyError: it does not verify, or has expired.
+        VerifyError: it does not verify, has expired, or is older than the one that is held.
     """
-    trust = TrustRoot.from_json(answer.trusted_root, answer.keys)
-    return HeldSnapshot(verify_snapshot(answer.bundle, trust, gate, verdict_key, now), trust)
+    trust, before = TrustRoot.from_json(answer.trusted_root, answer.keys), held.snapshot if held is not None else None
+    return HeldSnapshot(verify_snapshot(answer.bundle, trust, gate, verdict_key, now, before), trust)
 
 
 class SnapshotFolder:

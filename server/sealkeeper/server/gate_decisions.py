@@ -264,7 +264,7 @@ class GateDecisions:
             raise NotFoundError(
                 f"there is no decision {name}",
                 reason="DECISION_NOT_FOUND",
-                next_step="list them: sealkeeper gate decisions",
+                next_step="list them: sealkeeper gate decisions list",
             )
         return _decoded(row)
 

@@ -344,7 +344,7 @@ def _unusable(question: Question, gate: GateInForce, now: datetime) -> Decision:
     reason = Reason(
         "POLICY_UNUSABLE",
         f"{gate.version.name} is not a policy that this version of the gateway takes",
-        "put another policy in its place: sealkeeper gate update",
+        "put another policy in its place: sealkeeper gate policy set",
     )
     verdict = Verdict((RuleResult("policy", False, reason.message, (reason,)),))
     return Decision(

@@ -77,7 +77,7 @@ class GateExceptions:
             raise NotFoundError(
                 f"there is no exception {name}",
                 reason="EXCEPTION_NOT_FOUND",
-                next_step="list them: sealkeeper gate exception list",
+                next_step="list them: sealkeeper gate exceptions list",
             )
         return self._counted(found)
 
@@ -130,7 +130,7 @@ class GateExceptions:
                 f"{gate} has {active} exceptions in force, and {len(own)} with those that have ended within "
                 f"{KEPT.days} days; {MAX_ACTIVE} and {MAX_KEPT} are allowed",
                 reason="EXCEPTION_LIMIT",
-                next_step="revoke what is not needed, or change the policy: sealkeeper gate exception list",
+                next_step="revoke what is not needed, or change the policy: sealkeeper gate exceptions list",
             )
 
     async def create(

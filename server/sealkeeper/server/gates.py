@@ -66,7 +66,7 @@ class Gates:
         found = self._of(name.tenant).get(name.gate)
         if found is None:
             raise NotFoundError(
-                f"there is no gate {name}", reason="GATE_NOT_FOUND", next_step="list them: sealkeeper gate list"
+                f"there is no gate {name}", reason="GATE_NOT_FOUND", next_step="list them: sealkeeper gate policy list"
             )
         return found
 
@@ -100,7 +100,7 @@ class Gates:
             raise NotFoundError(
                 f"there is no version {number} of the policy of {name}",
                 reason="GATE_VERSION_NOT_FOUND",
-                next_step="list them: sealkeeper gate versions",
+                next_step="list them: sealkeeper gate policy list GATE",
             )
         return found
 

@@ -224,7 +224,28 @@ async def test_a_refusal_of_the_gateway_is_no_reason_to_decide_without_it(
 
 async def test_what_is_no_image_is_an_answer(decider: GatewayDecider, clock: Clock) -> None:
     answer = await ask(decider, clock, "UPPER CASE")
-    assert (answer.source, answer.reasons[0].code) == (AnswerSource.NONE, "REFERENCE_INVALID")
+    assert (answer.source, answer.reasons[0].code) == (AnswerSource.REGISTRY, "REFERENCE_INVALID")
+
+
+async def test_more_than_can_be_looked_at_is_a_refusal_and_not_a_doubt(
+    decider: GatewayDecider, images: ScriptedRegistry, image: str, clock: Clock
+) -> None:
+    digest = image.partition("@")[2]
+    for place in range(65):
+        images.put_manifest("acme/app", bundle_manifest(images, digest, bundle_json(str(place))))
+    answer = await ask(decider, clock, image)
+    assert (answer.allowed, answer.source) == (False, AnswerSource.REGISTRY)
+    assert answer.reasons[0].code == "ATTESTATIONS_TOO_MANY"
+
+
+async def test_a_registry_that_lies_about_a_digest_is_refused(
+    decider: GatewayDecider, images: ScriptedRegistry, image: str, clock: Clock
+) -> None:
+    digest = image.partition("@")[2]
+    kind, _ = images.manifests["acme/app", digest]
+    images.manifests["acme/app", digest] = (kind, b"{}")
+    answer = await ask(decider, clock, image)
+    assert (answer.allowed, answer.source, answer.reasons[0].code) == (False, AnswerSource.REGISTRY, "DIGEST_LIES")
 
 
 async def test_a_change_of_the_gate_makes_kept_answers_worthless(

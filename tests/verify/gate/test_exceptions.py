@@ -82,6 +82,14 @@ def test_what_passes_needs_no_exception_and_names_none() -> None:
     assert (decision.outcome, decision.exception, decision.warnings) == (Outcome.ALLOW, "", ())
 
 
+def test_what_the_policy_revokes_runs_by_an_exception_for_just_that_and_by_none_for_names() -> None:
+    digest = f"sha256:{APP.digests['sha256']}"
+    revoking = BUILT.replace("gate: v1", f'gate: v1\nrevoked: [{{digest: "{digest}", reason: malware}}]')
+    by_name = exception(digest="", pattern=Pattern("**"))
+    assert decided(revoking, [by_key(provenance())], exceptions=[by_name]).outcome is Outcome.DENY
+    assert decided(revoking, [by_key(provenance())], exceptions=[by_name, exception()]).outcome is Outcome.ALLOW
+
+
 @given(st.permutations(range(4)))
 def test_which_one_applies_is_not_a_matter_of_order(order: list[int]) -> None:
     all_of_them = [

@@ -62,6 +62,8 @@ class AnswerSource(StrEnum):
     GATEWAY = "gateway"
     CACHE = "cache"
     OFFLINE = "offline"
+    REGISTRY = "registry"
+    """What the registry has is refused without asking further: there is too much, or it is not what it should be."""
     NONE = "none"
     """Nobody could decide; whether it may run all the same is up to the failure policy of whoever asks."""
 

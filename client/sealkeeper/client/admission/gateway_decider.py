@@ -156,6 +156,9 @@ class GatewayDecider:
                 return await self._anew(question, deadline)
         except (RegistryError, EvidenceError, ClientError) as error:
             reason = GateReason(error.reason, str(error), getattr(error, "next_step", ""))
+            if _is_refusal(error):
+                # Nobody gets in, where what cannot be decided may, by making it impossible to decide.
+                return ImageAnswer(question.image, "", False, False, AnswerSource.REGISTRY, (reason,))
         except TimeoutError:
             reason = GateReason("GATE_TIMEOUT", "registry and gateway did not answer in time", "try again")
         return self._instead(question, reason)
@@ -272,8 +275,8 @@ class GatewayDecider:
         """Forget what was decided before the change, and hold the new snapshot."""
         for kept in [one for one in self._kept if one[0] == gate]:
             del self._kept[kept]
-        key = self._settings.verdict_keys[gate]
-        self._held[gate] = await self._in_thread(held_snapshot, answer, gate, key, self._now())
+        key, held = self._settings.verdict_keys[gate], self._held.get(gate)
+        self._held[gate] = await self._in_thread(held_snapshot, answer, gate, key, self._now(), held)
         if self._folder is not None:
             await self._in_thread(self._folder.write, gate, answer)
 
@@ -287,6 +290,13 @@ class GatewayDecider:
 
     async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether it would be so again: a registry that does not answer may, what it has too much of stays."""
+    if isinstance(error, RegistryError):
+        return not error.transient
+    return isinstance(error, EvidenceError) and error.reason != "ATTESTATIONS_UNAVAILABLE"
 
 
 def _mark(answer: gate_pb2.GetGateSnapshotResponse) -> bytes:

@@ -22,6 +22,7 @@ SAID_BY = {
     AnswerSource.GATEWAY: "says the gateway",
     AnswerSource.CACHE: "from the cache",
     AnswerSource.OFFLINE: "decided offline",
+    AnswerSource.REGISTRY: "from what the registry has",
     AnswerSource.NONE: "not decided",
 }
 

@@ -157,7 +157,7 @@ def _exception(content: Content, members: _Members, known: Known) -> Iterator[st
         yield f"  EVERY artifact whose name fits {pattern}: whoever deploys says what an artifact is called"
     yield f"in {environment or 'ALL environments'}, although its policy refuses it, whatever the reason."
     yield "It is no verified artifact for that: its verdict stays FAILED. It can be ended before:"
-    yield "  sealkeeper gate exception revoke"
+    yield "  sealkeeper gate exceptions revoke"
 
 
 def _quota(content: Content, members: _Members, known: Known) -> Iterator[str]:

@@ -44,6 +44,7 @@ MAX_LISTED = 10_000
 """That one artifact has, all depths together, excepted ones too."""
 _Dependency: TypeAlias = tuple[RuleResult, Sequence[ResourceDescriptor]]
 _BUILD_LEVEL = re.compile(r"SLSA_BUILD_LEVEL_([0-4])")
+_REVOKED = "ARTIFACT_REVOKED"
 _SOURCE_ONLY = frozenset({"gitCommit", "gitTree", "gitBlob", "gitTag"})
 
 
@@ -120,7 +121,10 @@ def verdict_on(policy: GatePolicy, artifact: Artifact, context: Context) -> Verd
 
 def decide(policy: GatePolicy, verdict: Verdict, artifact: Artifact, context: Context) -> Decision:
     """What comes of a verdict, now, with the policy's mode and the gate's exceptions."""
-    exception = None if verdict.passed else applying(context.exceptions, artifact, context.environment, context.now)
+    exception = None
+    if not verdict.passed:
+        revoked = any(one.code == _REVOKED for one in verdict.reasons)
+        exception = applying(context.exceptions, artifact, context.environment, context.now, revoked=revoked)
     allowed = verdict.passed or exception is not None or policy.mode is not Mode.ENFORCE
     return Decision(
         Outcome.ALLOW if allowed else Outcome.DENY,
@@ -209,8 +213,7 @@ class _Evaluation:
             return []
         found = {f"{name}:{value}" for one in known for name, value in one.items()} & revoked.keys()
         return [
-            _failed("revoked", "ARTIFACT_REVOKED", f"the policy revokes the artifact: {revoked[one]}")
-            for one in sorted(found)
+            _failed("revoked", _REVOKED, f"the policy revokes the artifact: {revoked[one]}") for one in sorted(found)
         ]
 
     def _examined(self, found: Sequence[FoundBundle], artifact: Artifact) -> Examined:

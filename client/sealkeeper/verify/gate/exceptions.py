@@ -43,8 +43,16 @@ class GateException:
 
 
 def applying(
-    exceptions: Sequence[GateException], artifact: Artifact, environment: str, now: datetime
+    exceptions: Sequence[GateException], artifact: Artifact, environment: str, now: datetime, *, revoked: bool = False
 ) -> GateException | None:
-    """The one that applies; one by digest before one by name."""
-    found = [one for one in exceptions if one.covers(artifact, environment, now)]
+    """The one that applies; one by digest before one by name.
+
+    Args:
+        exceptions: of the gate.
+        artifact: that is refused.
+        environment: where it is to run.
+        now: UTC.
+        revoked: the policy revokes the artifact: then it takes one by digest, whose approvers had just this in mind.
+    """
+    found = [one for one in exceptions if one.covers(artifact, environment, now) and (one.digest or not revoked)]
     return min(found, key=lambda one: (not one.digest, one.name), default=None)

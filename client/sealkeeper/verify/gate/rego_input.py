@@ -18,13 +18,17 @@ def rego_input(
     environment: str,
     now: datetime,
 ) -> dict[str, Any]:
-    """The input document: only what was verified is in ``attestations``."""
+    """The input document. Only what was verified and is of one of the policy's signers is in ``attestations``.
+
+    What strangers have signed is apart: a module that looks for a predicate alone must not take theirs.
+    """
     return {
         "artifact": {"name": artifact.name, "digests": dict(artifact.digests)},
         "environment": environment,
         "now": now.isoformat(),
         "level": level,
-        "attestations": [_attestation(one) for one in examined.evidence],
+        "attestations": [_attestation(one) for one in examined.evidence if one.signers],
+        "strangers": [_attestation(one) for one in examined.evidence if not one.signers],
         "refused": [
             {"digest": one.digest, "origin": one.origin, "predicate_type": one.predicate_type, "why": one.why}
             for one in examined.refused

@@ -21,7 +21,7 @@ from sealkeeper.verify.gate.policy import (
     VulnerabilityRule,
 )
 from sealkeeper.verify.gate.provenance_rules import age_result, leaf_text
-from sealkeeper.verify.predicates import KINDS, VerificationSummary
+from sealkeeper.verify.predicates import KINDS, TestResult, VerificationSummary
 
 _LEVEL = re.compile(r"([A-Z_]+_LEVEL_)([0-9])")
 _MAX_VALUES = 1000
@@ -29,11 +29,13 @@ _MAX_VALUES = 1000
 _MOST_TOLD = 5
 _PASSED = "PASSED"
 _SCANS = frozenset(one for kind in KINDS if kind.short_name == "vulns" for one in kind.types)
+# Of these, one that cannot be read may say so.
+_VERDICTS = frozenset(one for kind in KINDS if kind.short_name in ("vsa", "test-result") for one in kind.types)
 
 
 def check_signatures(rule: SignatureRule, policy: GatePolicy, examined: Examined, now: datetime) -> RuleResult:
     """So many different parties, each one of the named signers, have signed the artifact or a statement about it."""
-    theirs = [one for one in examined.evidence if set(one.signers) & set(rule.signers)]
+    theirs = [one for one in examined.evidence if set(one.signers) & set(rule.signers) and not _speaks_against(one)]
     fresh = [one for one in theirs if rule.max_age is None or now - one.made <= rule.max_age]
     parties: dict[str, set[str]] = {name: set() for name in rule.signers}
     for one in fresh:
@@ -49,6 +51,16 @@ def check_signatures(rule: SignatureRule, policy: GatePolicy, examined: Examined
     told = f"; found: {'; '.join(sorted(others)[:_MOST_TOLD])}" if others else "; there is no signature at all"
     message = f"{rule.threshold} of {len(rule.signers)} must have signed it ({wanted}); {len(found)} have{told}"
     return _failed("signatures", "SIGNATURES_TOO_FEW", message, "have it signed: sealkeeper sign, sealkeeper attest")
+
+
+def _speaks_against(evidence: Evidence) -> bool:
+    """Whether it says that the artifact has failed: whoever signs that has not signed for it."""
+    found = _read(evidence)
+    if isinstance(found, VerificationSummary):
+        return not found.passed
+    if isinstance(found, TestResult):
+        return found.result == "FAILED"
+    return found is None and evidence.predicate_type in _VERDICTS
 
 
 def _most_pairs(parties: Mapping[str, set[str]]) -> set[str]:
