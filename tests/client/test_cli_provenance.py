@@ -8,10 +8,10 @@ import pty
 import subprocess
 import sys
 from base64 import b64decode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -21,6 +21,7 @@ from sealkeeper.client import provenance_sources
 from sealkeeper.client.cli import run
 from sealkeeper.client.cli.provenance_tree import tree_lines
 from sealkeeper.client.errors import RefusedError, UnavailableError
+from sealkeeper.client.operations import crc32c
 from sealkeeper.client.provenance_graph import (
     DeployDecision,
     build_graph,
@@ -29,11 +30,12 @@ from sealkeeper.client.provenance_sources import (
     ELSEWHERE,
     MAX_BUNDLES,
     MAX_FOLLOWED,
-    GatewaySources,
     gather,
     index_children,
 )
+from sealkeeper.v1 import attestation_pb2, gate_pb2, trust_pb2
 from sealkeeper.verify.statement import Subject
+from tests.client.answering import Gateway
 from tests.client.provenance_samples import (
     ALLOWED,
     EVERYTHING,
@@ -442,42 +444,74 @@ def test_what_is_gathered_is_bounded_and_a_note_says_so() -> None:
     assert chain.notes == (f"only the first {MAX_FOLLOWED} dependencies were followed",)
 
 
-class ScriptedClient:
-    """What ``Client`` answers, as the contract has it."""
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    """A gateway that keeps the provenance of ``app``, and has one gate, which refused it."""
+    one, name = signed(), "tenants/acme/attestations/1"
+    bundle = bundle_of(statement(PROVENANCE, provenance()))
+    record = attestation_pb2.AttestationRecord(name=name, bundle_digest=sha256(bundle).digest())
+    refused = gate_pb2.GateDecision(
+        outcome=gate_pb2.GATE_OUTCOME_DENY,
+        mode=gate_pb2.GATE_MODE_ENFORCE,
+        environment="eu",
+        reasons=[gate_pb2.GateReason(code="SCAN_AGE", message="it is too old")],
+    )
+    refused.time.FromDatetime(datetime(2026, 6, 1, tzinfo=UTC))
+    version = gate_pb2.GateVersion(name="tenants/acme/gates/production/versions/3")
+    answers = {
+        "ListAttestations": attestation_pb2.ListAttestationsResponse(attestations=[record]),
+        "GetAttestation": attestation_pb2.GetAttestationResponse(
+            attestation=record, bundle=bundle, bundle_crc32c=crc32c(bundle)
+        ),
+        "ListGates": gate_pb2.ListGatesResponse(gates=[version]),
+        "ListGateDecisions": gate_pb2.ListGateDecisionsResponse(decisions=[refused]),
+        "GetTrustRoot": trust_pb2.GetTrustRootResponse(
+            trusted_root=one.world.trusted_root(), keys=one.world.keys(one.key)
+        ),
+    }
+    found = Gateway(answers)
+    with found.serving():
+        yield found
 
-    def list_attestations(self, parent: str, *, subject_digest: str) -> Iterable[Any]:
-        assert (parent, subject_digest) == ("tenants/acme", digest("app"))
-        yield SimpleNamespace(name="tenants/acme/attestations/1")
 
-    def get_attestation(self, name: str) -> Any:
-        return SimpleNamespace(bundle=name.encode())
-
-    def list_gates(self, parent: str) -> Iterable[Any]:
-        yield SimpleNamespace(name=f"{parent}/gates/production/versions/3")
-
-    def list_gate_decisions(self, gate: str, *, subject_digest: str) -> Iterable[Any]:
-        assert (gate, subject_digest) == ("tenants/acme/gates/production", digest("app"))
-        time = SimpleNamespace(ToDatetime=lambda zone: datetime(2026, 6, 1, tzinfo=zone))
-        reason = SimpleNamespace(code="SCAN_AGE", message="it is too old")
-        for outcome in (1, 2, 7):
-            yield SimpleNamespace(
-                outcome=outcome,
-                environment="eu",
-                passed=outcome == 1,
-                exception="",
-                reasons=[] if outcome == 1 else [reason],
-                time=time,
-                HasField=lambda name, outcome=outcome: name == "time" and outcome == 1,
-            )
+def reach(gateway: Gateway) -> list[str]:
+    return ["--endpoint", gateway.address, "--insecure", "--tenant", "acme"]
 
 
-def test_a_gateway_is_asked_for_what_it_keeps() -> None:
-    sources = GatewaySources(ScriptedClient(), "tenants/acme")
-    assert list(sources.statements(digest("app"))) == [(b"tenants/acme/attestations/1", "store")]
-    gate, why = "tenants/acme/gates/production", ("SCAN_AGE: it is too old",)
-    assert list(sources.decisions(digest("app"))) == [
-        DeployDecision(gate, "eu", "ALLOW", True, datetime(2026, 6, 1, tzinfo=UTC)),
-        DeployDecision(gate, "eu", "DENY", False, None, "", why),
-        # One that this client does not know is none that allows.
-        DeployDecision(gate, "eu", "DENY", False, None, "", why),
+def test_a_gateway_tells_what_it_keeps_what_its_gates_decided_and_whom_to_trust(
+    gateway: Gateway, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["provenance", "show", digest("app"), *reach(gateway)]) == 0
+    assert capfd.readouterr().out.splitlines() == [
+        f"provenance of {digest('app')[:19]}…",
+        "└── source github.com/acme/app, refs/heads/main, commit 7fd1a60b01f9",
+        "    └── ✓ build ci.example/hosted, run ci.example/runs/15, type acme.example/workflow/v1; "
+        f"signed by {SIGNER}, 2026-06-01 12:00:00Z",
+        f"        └── artifact app, {digest('app')[:19]}… (asked for)",
+        "            └── decision refused for eu, by production, 2026-06-01 00:00:00Z, SCAN_AGE: it is too old",
     ]
+    [listed] = gateway.requests(attestation_pb2.ListAttestationsRequest)
+    assert (listed.parent, listed.subject_digest) == ("tenants/acme", digest("app"))
+    [decided] = gateway.requests(gate_pb2.ListGateDecisionsRequest)
+    assert (decided.parent, decided.subject_digest) == ("tenants/acme/gates/production", digest("app"))
+
+
+def test_a_bundle_of_the_gateway_is_verified_like_any_other(
+    gateway: Gateway, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = gateway.answers["GetAttestation"]
+    kept.bundle = forged(kept.bundle)
+    kept.bundle_crc32c, kept.attestation.bundle_digest = crc32c(kept.bundle), sha256(kept.bundle).digest()
+    assert run(["provenance", "show", digest("app"), *reach(gateway), "--trust", "trust"]) == 1
+    assert "✗ not verified: SLSA Provenance: signature: " in capfd.readouterr().out
+    assert not gateway.requests(trust_pb2.GetTrustRootRequest)
+
+
+def test_an_outcome_that_this_client_does_not_know_is_none_that_allows(
+    gateway: Gateway, capfd: pytest.CaptureFixture[str]
+) -> None:
+    [decision] = gateway.answers["ListGateDecisions"].decisions
+    decision.outcome = 7
+    assert run(["provenance", "show", digest("app"), *reach(gateway), "--json"]) == 0
+    nodes = json.loads(capfd.readouterr().out)["nodes"]
+    assert [one["facts"]["outcome"] for one in nodes if one["kind"] == "decision"] == ["DENY"]

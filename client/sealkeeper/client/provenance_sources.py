@@ -14,7 +14,7 @@ from datetime import UTC
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sealkeeper.client.errors import RefusedError
 from sealkeeper.client.provenance_graph import DeployDecision, IndexChild, SignedStatement, dependency_digests
@@ -26,6 +26,10 @@ from sealkeeper.verify.strict_json import JsonError, Value
 from sealkeeper.verify.trust import TrustRoot
 from sealkeeper.verify.verifier import Policy, VerificationResult, verify
 
+if TYPE_CHECKING:
+    from sealkeeper.client.client import Client
+    from sealkeeper.v1 import gate_pb2
+
 MAX_BUNDLES: Final = 200
 """About one artifact."""
 MAX_BYTES: Final = 256 * 1024 * 1024
@@ -36,8 +40,6 @@ MAX_DECISIONS: Final = 1000
 """The newest of each gate."""
 MAX_INDEX: Final = 4 * 1024 * 1024
 """Bytes of an image index, as registries have it."""
-_ALLOW: Final = 1
-"""``GATE_OUTCOME_ALLOW`` of the contract."""
 _MAX_CHILDREN: Final = 1000
 _INDEXES: Final = (
     "application/vnd.oci.image.index.v1+json",
@@ -90,17 +92,19 @@ class GatewaySources:
     """What a gateway keeps.
 
     Args:
-        client: ``Client``, or what answers as it does.
+        client: connected; is not closed here.
         parent: ``tenants/{tenant}``.
     """
 
-    def __init__(self, client: Any, parent: str) -> None:
+    def __init__(self, client: Client, parent: str) -> None:
         self._client = client
         self._parent = parent
 
     def statements(self, digest: str) -> Iterator[tuple[bytes, str]]:
         """Bundles that the gateway keeps, newest first."""
-        for one in self._client.list_attestations(self._parent, subject_digest=digest):
+        from sealkeeper.client.attestation_operations import Filters
+
+        for one in self._client.list_attestations(self._parent, Filters(subject_digest=digest)):
             yield self._client.get_attestation(one.name).bundle, "store"
 
     def decisions(self, digest: str) -> Iterator[DeployDecision]:
@@ -269,12 +273,14 @@ def _read(path: Path) -> bytes:
         return file.read(MAX_BUNDLE + 1)
 
 
-def _decision(gate: str, one: Any) -> DeployDecision:
+def _decision(gate: str, one: gate_pb2.GateDecision) -> DeployDecision:
+    from sealkeeper.v1.gate_pb2 import GATE_OUTCOME_ALLOW
+
     return DeployDecision(
         gate,
         one.environment,
         # Of an outcome that this client does not know, nothing is said to be allowed.
-        "ALLOW" if one.outcome == _ALLOW else "DENY",
+        "ALLOW" if one.outcome == GATE_OUTCOME_ALLOW else "DENY",
         one.passed,
         one.time.ToDatetime(UTC) if one.HasField("time") else None,
         one.exception,
