@@ -7,7 +7,7 @@ import json
 import re
 import signal
 import sqlite3
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -767,6 +767,27 @@ def test_bundles_that_are_not_in_the_index_are_taken_in_when_the_gateway_starts(
         assert again.attestation == before[0]
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
     assert "is left out" in own_gateway.log_lines()
+
+
+def test_a_bundle_with_another_statement_than_was_signed_is_not_taken_in(own_gateway: Running) -> None:
+    with own_gateway.running(), own_gateway.client("ci") as ci:
+        key = own_gateway.create_key("release")
+        ci.attest(key, [subject("a", sha256="5e" * 32)], OTHER, b'{"good": true}')
+        own_gateway.stop(signal.SIGKILL)
+    [path] = attestations_folder(own_gateway).rglob("*.json")
+    bundle = json.loads(path.read_bytes())
+    payload = b64decode(bundle["dsseEnvelope"]["payload"]).replace(b"true", b"null")
+    bundle["dsseEnvelope"]["payload"] = b64encode(payload).decode()
+    forged = json.dumps(bundle).encode()
+    path.rename(path.with_name(f"{sha256(forged).hexdigest()}.json")).write_bytes(forged)
+    connection = sqlite3.connect(own_gateway.directory / "state" / "metadata.db")
+    with connection:
+        connection.execute("DELETE FROM attestation_subjects")
+        connection.execute("DELETE FROM attestations")
+    connection.close()
+    with own_gateway.running(), own_gateway.client("ci") as ci:
+        assert list(ci.list_attestations(PARENT)) == []
+    assert "another Statement" in own_gateway.log_lines()
 
 
 def test_a_bundle_that_was_changed_on_the_disk_is_not_given_out(own_gateway: Running) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,7 @@ from sealkeeper.verify.statement import Statement, parse_statement
 
 _log = logging.getLogger("sealkeeper.attestations")
 METHOD = "AttestationService/Attest"
-_SUFFIX = ".json"
+_NAME = re.compile(r"([0-9a-f]{64})\.json")
 _WINDOW = 10_000
 _MAX_UNDER_WAY = 64
 _THREADS = 2
@@ -113,8 +114,8 @@ class Attestations:
         for path in self._folder.glob(f"{first}/[0-9a-f][0-9a-f]/*"):
             if path.name.startswith("."):
                 path.unlink(missing_ok=True)
-            elif path.suffix == _SUFFIX and len(path.stem) == 64:
-                found[bytes.fromhex(path.stem)] = path
+            elif match := _NAME.fullmatch(path.name):
+                found[bytes.fromhex(match[1])] = path
         return found
 
     async def _note(self, path: Path, missing: dict[int, Path]) -> None:
@@ -133,10 +134,11 @@ class Attestations:
             if index not in asked:
                 _log.error("%s is left out: the audit log knows nothing of it", path)
                 continue
-            attester, version = asked[index]
+            one = asked[index]
             data = await asyncio.to_thread(path.read_bytes)
             try:
-                made, digests = await asyncio.to_thread(_described, data, attester, version)
+                await asyncio.to_thread(_require_statement, data, one.statement)
+                made, digests = await asyncio.to_thread(_described, data, one.attester, one.version)
             except VerifyError as error:
                 _log.error("%s is left out: %s", path, error)
                 continue
@@ -239,7 +241,7 @@ class Attestations:
 
     def _path(self, digest: bytes) -> Path:
         name = digest.hex()
-        return self._folder / name[:2] / name[2:4] / f"{name}{_SUFFIX}"
+        return self._folder / name[:2] / name[2:4] / f"{name}.json"
 
     def _write(self, digest: bytes, bundle: bytes) -> None:
         path = self._path(digest)
@@ -312,14 +314,39 @@ def _described(data: bytes, attester: str, version: KeyVersionName) -> tuple[Att
     return made, digests_of(statement)
 
 
+def _require_statement(data: bytes, digest: str) -> None:
+    """Refuse a bundle that has another Statement than was signed.
+
+    Raises:
+        VerifyError: it has.
+    """
+    content = parse_bundle(data).content
+    if not isinstance(content, DsseEnvelope) or f"sha256:{sha256(content.payload).hexdigest()}" != digest:
+        raise VerifyError("the audit log has another Statement of this entry")
+
+
 def _signed_at(stamp: bytes) -> datetime:
     moment: datetime = decode_timestamp_response(stamp).tst_info.gen_time
     return moment
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the audit log says of an attestation: who asked for it, which version signed, the Statement's digest."""
+
+    attester: str
+    version: KeyVersionName
+    statement: str
+
+
+class _Attestation(msgspec.Struct, frozen=True):
+    statement: str
+
+
 class _Details(msgspec.Struct, frozen=True, rename="camel"):
     key_version: str
     log_index: int
+    attestation: _Attestation
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -333,21 +360,19 @@ _decode_record = msgspec.json.Decoder(_Record).decode
 _decode_details = msgspec.json.Decoder(_Details).decode
 
 
-async def _asked(audit: LogReader, wanted: set[int]) -> dict[int, tuple[str, KeyVersionName]]:
-    """Who asked for entries of the transparency log, and which version signed; from the newest audit record back."""
-    found: dict[int, tuple[str, KeyVersionName]] = {}
+async def _asked(audit: LogReader, wanted: set[int]) -> dict[int, _Asked]:
+    """What the audit log says of entries of the transparency log; from its newest record back."""
+    found: dict[int, _Asked] = {}
     end = audit.tree_size
     while end > 0 and len(found) < len(wanted):
         start = max(0, end - _WINDOW)
         async for _, bodies in audit.entries(start, end - start):
-            for index, attester, version in _attested(bodies):
-                if index in wanted:
-                    found[index] = attester, version
+            found |= {index: one for index, one in _attested(bodies) if index in wanted}
         end = start
     return found
 
 
-def _attested(records: list[bytes]) -> Iterator[tuple[int, str, KeyVersionName]]:
+def _attested(records: list[bytes]) -> Iterator[tuple[int, _Asked]]:
     for body in records:
         if METHOD.encode() in body:
             record = _decode_record(body)
@@ -357,4 +382,5 @@ def _attested(records: list[bytes]) -> Iterator[tuple[int, str, KeyVersionName]]
                     details = _decode_details(record.details)
                 except msgspec.ValidationError:
                     continue
-                yield details.log_index, record.subject, parse_version_name(details.key_version, "keyVersion")
+                version = parse_version_name(details.key_version, "keyVersion")
+                yield details.log_index, _Asked(record.subject, version, details.attestation.statement)
