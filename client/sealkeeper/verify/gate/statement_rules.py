@@ -244,10 +244,18 @@ def age_limit(rules: Iterable[timedelta | None]) -> timedelta | None:
 
 
 def _newest(evidence: Iterable[Evidence], signers: Sequence[str], wanted: Callable[[Evidence], bool]) -> list[Evidence]:
-    """All of the last moment: times are in seconds, and which of two is the last one must not be anybody's choice."""
+    """All of the last moment: times are in seconds, and which of two is the last one must not be anybody's choice.
+
+    Of those of one gateway's keys its log knows which came later: nobody else writes there.
+    """
     fitting = [one for one in evidence if set(one.signers) & set(signers) and wanted(one)]
     last = max((one.made for one in fitting), default=None)
-    return sorted((one for one in fitting if one.made == last), key=lambda one: one.digest)
+    newest = sorted((one for one in fitting if one.made == last), key=lambda one: one.digest)
+    logs = {one.result.log_origin if one.result.key_name else "" for one in newest}
+    if len(logs) == 1 and "" not in logs:
+        latest = max(one.result.log_index or 0 for one in newest)
+        newest = [one for one in newest if one.result.log_index == latest]
+    return newest
 
 
 def _worst(results: Iterable[RuleResult]) -> RuleResult:
