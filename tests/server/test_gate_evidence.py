@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from sealkeeper.client.errors import ClientError
 from sealkeeper.server import gate_evaluation
 from sealkeeper.v1 import attestation_pb2, gate_pb2
 from tests.e2e.running import PARENT
+from tests.registry.attached import bundle_manifest
+from tests.registry.scripted_registry import scripted_registry
 from tests.server.gate_house import ALLOW, DENY, GATE, KEY, POLICY, VERDICTS, GateHouse, artifact, codes
 
 REVIEW = "https://example.com/review/v1"
@@ -224,6 +227,28 @@ async def test_a_registry_that_cannot_be_reached_refuses_and_is_asked_again(tmp_
         for _ in range(2):
             found = (await house.evaluate(gateway, app, image="127.0.0.1:9/acme/app")).decision
             assert (codes(found), found.cached) == (["ATTESTATIONS_UNAVAILABLE"], False)
+
+
+async def test_what_is_attached_in_a_registry_that_the_settings_name_counts_and_is_remembered(tmp_path: Path) -> None:
+    with scripted_registry() as registry:
+        settings = f'[gates]\nregistries = ["{registry.host}"]\n'
+        house = await GateHouse.make(tmp_path / "gateway", settings=settings)
+        image = registry.push_image("acme/app", "1.0")
+        app = attestation_pb2.Subject(name=f"{registry.host}/acme/app:1.0", digest={"sha256": image[7:]})
+        async with house.house.running() as gateway:
+            await house.furnish(gateway)
+            bundle = await house.signed(gateway, app)
+            registry.put_manifest("acme/app", bundle_manifest(registry, image, bundle))
+            found = (await house.evaluate(gateway, app, image=app.name)).decision
+            assert (found.outcome, found.cached) == (ALLOW, False)
+            asked = len(registry.seen)
+            found = (await house.evaluate(gateway, app, image=app.name)).decision
+            assert (found.outcome, found.cached, len(registry.seen)) == (ALLOW, True, asked)
+            # Without the registry there is nothing.
+            assert (await house.evaluate(gateway, app)).decision.outcome == DENY
+            with pytest.raises(ClientError) as caught:
+                await house.evaluate(gateway, artifact("other"), image=f"{registry.host}/acme/app@{image}")
+            assert caught.value.violations[0].field == "image"
 
 
 def decided(client: Any) -> list[gate_pb2.GateDecision]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -52,7 +52,7 @@ MAX_REMEMBERED = 10_000
 """Verdicts of all gates together."""
 _MAX_REMEMBERED_RULES = 200
 _THREADS = 4
-_REGO_WORKERS = 2
+_THREADS_OF_ONE = 2
 _Key: TypeAlias = tuple[GateName, int, str, str, tuple[tuple[str, ...], ...]]
 
 
@@ -146,9 +146,12 @@ class GateEvaluation:
         self._remember = remember
         self._places = Places(MAX_UNDER_WAY, "evaluations of gates")
         self._most = MAX_UNDER_WAY if tenants == 1 else MAX_UNDER_WAY // 2
-        # Threads of its own: what evidence takes is taken from no signature.
+        # Threads of its own: what evidence takes is taken from no signature. Nor does a tenant with a slow policy take
+        # those of another, or its interpreters.
         self._threads = ThreadPoolExecutor(_THREADS, "sealkeeper-gates")
-        self._rego = RegoRunner(workers=_REGO_WORKERS)
+        own = _THREADS if tenants == 1 else _THREADS_OF_ONE
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(own))
+        self._rego = RegoRunner(workers=_THREADS)
         self._known: OrderedDict[_Key, _Made] = OrderedDict()
 
     async def evaluate(self, question: Question, gate: GateInForce) -> Evaluated:
@@ -181,7 +184,7 @@ class GateEvaluation:
             decision = decide(gate.policy, made.verdict, question.artifact, context)
             return Evaluated(decision, cached, made.looked, evidence, trust)
 
-    async def again(self, policy: GatePolicy, artifact: Artifact, context: Context) -> Decision:
+    async def again(self, gate: GateName, policy: GatePolicy, artifact: Artifact, context: Context) -> Decision:
         """Decide in a thread, by whatever policy, evidence and time; nothing is remembered."""
 
         def work() -> Decision:
@@ -189,12 +192,13 @@ class GateEvaluation:
             limited = replace(context, examine=bounded.examine, rego=bounded)
             return decide(policy, verdict_on(policy, artifact, limited), artifact, limited)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        found: Decision = await self._in_thread(gate, work)
+        return found
 
     async def _search(self, question: Question, policy: GatePolicy) -> Search:
         artifact, given = question.artifact, dict[str, Sequence[FoundBundle]]()
         if question.bundles:
-            given.update(await self._in_thread(lambda: given_bundles(question.bundles, artifact)))
+            given.update(await self._in_thread(question.gate, lambda: given_bundles(question.bundles, artifact)))
         attached: Mapping[str, Sequence[FoundBundle] | EvidenceError] = {}
         if question.image is not None:
             attached = await self._registries.attached(question.image, (artifact, *artifact.children))
@@ -250,7 +254,7 @@ class GateEvaluation:
             )
             return verdict_on(policy, question.artifact, context)
 
-        verdict = await self._in_thread(work)
+        verdict = await self._in_thread(question.gate, work)
         listed = tuple((artifact, fingerprint(found)) for artifact, found in reader.listed.values())
         looked = tuple(_looked(artifact, found, bounded.verified) for artifact, found in reader.listed.values())
         kept = {one.digest for _, found in reader.listed.values() for one in found if one.kept}
@@ -261,8 +265,9 @@ class GateEvaluation:
             self._keep(_key(question, gate), made)
         return made, evidence
 
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _in_thread(self, gate: GateName, work: Callable[[], Any]) -> Any:
+        async with self._turns[gate.tenant]:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _keep(self, key: _Key, made: _Made) -> None:
         while len(self._known) >= MAX_REMEMBERED:

@@ -19,7 +19,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sealkeeper.server.clock import SteadyClock, rfc3339
-from sealkeeper.server.errors import FailedPreconditionError, InvalidRequestError, NotFoundError
+from sealkeeper.server.errors import (
+    FailedPreconditionError,
+    InvalidRequestError,
+    NotFoundError,
+    SealkeeperError,
+)
 from sealkeeper.server.gate import ExceptionOrder, ExceptionState, GateException
 from sealkeeper.server.new_version import Audit
 from sealkeeper.server.resources import GateExceptionName, GateName
@@ -229,7 +234,10 @@ class GateExceptions:
     async def close(self) -> None:
         """Wait for the changes under way, and make the counts durable."""
         await self._changes.close()
-        await self.flush()
+        try:
+            await self.flush()
+        except SealkeeperError as error:
+            _log.error("how often exceptions of gates were used was not written: %s", error)
 
     def _counted(self, one: GateException) -> GateException:
         more = self._uses.get(one.name, 0)

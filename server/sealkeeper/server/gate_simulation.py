@@ -141,7 +141,7 @@ class GateSimulations:
             one.environment,
             exceptions=self._exceptions.known(gate),
         )
-        decision = await self._evaluation.again(draft, one.artifact, context)
+        decision = await self._evaluation.again(gate, draft, one.artifact, context)
         return None if missing else kept(decision, gate, 0, caller=one.caller, cached=False, looked=())
 
 
