@@ -64,6 +64,7 @@ def test_little_is_enough() -> None:
         ("release", "tenants/acme/keys/release"),
         ("release/versions/2", "tenants/acme/keys/release/versions/2"),
         ("proposals/p-1", "tenants/acme/proposals/p-1"),
+        ("gates/production", "tenants/acme/gates/production"),
         ("providers/hsm", "tenants/acme/providers/hsm"),
         ("keys/release", "tenants/acme/keys/release"),
         ("logs/audit", "logs/audit"),

@@ -207,7 +207,7 @@ async def test_each_image_of_an_index_must_be_signed_too(house: GateHouse) -> No
         assert (await house.evaluate(gateway, index, children=images, bundles=bundles)).decision.outcome == ALLOW
         many_images = [artifact(str(number)) for number in range(101)]
         found = (await house.evaluate(gateway, index, children=many_images, bundles=bundles)).decision
-        assert codes(found) == ["CHILDREN_TOO_MANY"]
+        assert "CHILDREN_TOO_MANY" in codes(found)
 
 
 async def test_a_registry_that_the_settings_do_not_name_is_not_asked(house: GateHouse) -> None:

@@ -17,7 +17,7 @@ MAX_FILE = 4 * 1024 * 1024
 """Bytes of a file of cases."""
 _MEMBERS = ("name", "principal", "action", "resource", "labels", "address", "time", "expect", "policy", "approvals")
 _PRINCIPAL = ("role", "subject", "method", "person", "issuer", "attributes", "hardware", "acr", "amr")
-_COLLECTIONS = ("keys", "keyImports", "providers", "grants", "proposals")
+_COLLECTIONS = ("keys", "keyImports", "providers", "grants", "proposals", "attestations", "gates")
 _KINDS = {str: "a string", bool: "true or false", int: "a whole number", dict: "a table", list: "a list"}
 T = TypeVar("T")
 
