@@ -206,8 +206,8 @@ def index_with_a_stranger(world: World, name: str) -> ImageReference:
 
 def by_a_stranger(world: World, name: str) -> ImageReference:
     image = world.push(name)
-    claims = {"repository": "acme-0rg/app", "workflow_ref": "acme-0rg/app/.github/workflows/ci.yml@refs/heads/main"}
-    world.build(image, "github", "stranger", **claims)
+    workflow = "acme-0rg/app/.github/workflows/ci.yml@refs/heads/main"
+    world.build(image, "github", "stranger", repository="acme-0rg/app", workflow_ref=workflow)
     return image
 
 
