@@ -368,7 +368,7 @@ async def test_a_payload_that_is_no_plain_object_is_refused(benches: Benches, pa
         ("exp", [1]),
         ("exp", 1e300),
         ("exp", -1),
-        ("exp", 10**400),
+        ("exp", 10**60),
         ("nbf", "soon"),
         ("aud", 7),
         ("aud", [AUDIENCE, 7]),
