@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -58,6 +58,8 @@ MEDIA_TYPES = (
     "application/vnd.dev.sigstore.trustedroot.v0.2+json",
 )
 KEYS_MEDIA_TYPE = "application/vnd.sealkeeper.keys+json;version=1"
+PUBLIC_GOOD = "public-good"
+"""What is trusted by this name is Sigstore's public-good instance; a folder of that name is given by its whole path."""
 MAX_DOCUMENT = 16 * 1024 * 1024
 MAX_LOGS = 256
 MAX_KEYS = 100_000
@@ -198,6 +200,8 @@ class TrustRoot:
         tenant: whose keys these are, and all of them; empty without ``keys.json``.
         issued_at: when ``keys.json`` was made.
         tenant_keys: by hint.
+        others: trust roots of other instances, by name; a gate's signers say of which they are. Nothing else looks at
+            them: each vouches for its own signers only.
     """
 
     logs: Mapping[bytes, TransparencyLog]
@@ -208,6 +212,7 @@ class TrustRoot:
     tenant: str
     issued_at: datetime | None
     tenant_keys: Mapping[str, TenantKey]
+    others: Mapping[str, TrustRoot] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def from_json(cls, trusted_root: bytes, keys: bytes | None = None) -> TrustRoot:
@@ -243,6 +248,17 @@ class TrustRoot:
             TrustRootError: the package is not installed, or has none that can be read.
         """
         return cls.from_json(read_public_good())
+
+    @classmethod
+    def of_place(cls, place: Path) -> TrustRoot:
+        """What a person names: a folder that ``trust export`` wrote, a ``trusted_root.json``, or ``PUBLIC_GOOD``.
+
+        Raises:
+            TrustRootError: it cannot be read, or is not what it should be.
+        """
+        if str(place) == PUBLIC_GOOD:
+            return cls.public_good()
+        return cls.from_json(_file(place)) if place.is_file() else cls.from_directory(place)
 
 
 def _file(path: Path) -> bytes:

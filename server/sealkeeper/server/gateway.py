@@ -58,7 +58,7 @@ from sealkeeper.server.store.quota_table import QuotaTable
 from sealkeeper.server.store.usage_table import UsageTable
 from sealkeeper.server.telemetry import Telemetry
 from sealkeeper.server.timestamping import TimestampAuthority
-from sealkeeper.server.trust import Trust
+from sealkeeper.server.trust import Trust, read_trust_roots
 
 _log = logging.getLogger("sealkeeper")
 AUTHORITIES_FILE = "authorities.json"
@@ -148,7 +148,12 @@ class Gateway:
         ledger.start()
         self._stack.push_async_callback(ledger.close)
         trust = Trust(
-            settings.gateway.domain, authorities.trusted_root(), authorities.signing_config(), keys, self._clock
+            settings.gateway.domain,
+            authorities.trusted_root(),
+            authorities.signing_config(),
+            keys,
+            self._clock,
+            await asyncio.to_thread(read_trust_roots, settings.gates.trust_roots),
         )
         signing = self._signing(authorities, provider, keys, residency, logs, telemetry, usage)
         identities = await open_identities(settings, self._clock.machine())

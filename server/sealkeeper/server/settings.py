@@ -32,6 +32,7 @@ from sealkeeper.server.setting_types import (
     RegistryHost,
     Section,
 )
+from sealkeeper.verify.trust import PUBLIC_GOOD
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -149,6 +150,8 @@ class GateSettings(Section):
         registries: hosts of the OCI registries that the gateway may ask for what is attached to an image, for gates of
             every tenant; each with its port where it has one. None may be asked unless it is named.
         registry_credentials: Docker config file with the credentials for them.
+        trust_roots: of other Sigstore instances, by the name that policies' signers have for them: the path of a
+            ``trusted_root.json``, or ``public-good`` for the root in the ``sigstore`` package.
         cache: for how long a verdict counts while nothing has changed that it rests on, what registries answered, and
             a summary that says the same.
         snapshot_lifetime: for how long a gate may decide by itself from a snapshot.
@@ -158,6 +161,7 @@ class GateSettings(Section):
 
     registries: list[RegistryHost] = Field(default=[], max_length=100)
     registry_credentials: Path | None = None
+    trust_roots: dict[Identifier, Annotated[str, Field(min_length=1, max_length=4096)]] = Field(default={})
     cache: timedelta = Field(default=timedelta(minutes=5), ge=timedelta(0), le=timedelta(hours=1))
     snapshot_lifetime: timedelta = Field(default=timedelta(hours=24), ge=timedelta(minutes=5), le=timedelta(days=30))
     keep_decisions: timedelta = Field(default=timedelta(days=400), ge=timedelta(days=1), le=timedelta(days=3650))
@@ -384,6 +388,7 @@ _PATHS = (
     ("initial_policies", "*"),
     ("identity", "deny_list"),
     ("gates", "registry_credentials"),
+    ("gates", "trust_roots", "*"),
     ("issuers", "*", "jwks_file"),
     ("issuers", "*", "ca"),
     ("trust_domains", "*", "bundle"),
@@ -408,5 +413,5 @@ def _anchor(section: Any, path: Sequence[str], folder: Path) -> None:
     for name in names:
         if rest:
             _anchor(section[name], rest, folder)
-        elif isinstance(section[name], str):
+        elif isinstance(section[name], str) and section[name] != PUBLIC_GOOD:
             section[name] = str(folder / section[name])

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
 
 from sealkeeper.server.clock import SteadyClock
+from sealkeeper.server.errors import ConfigurationError
 from sealkeeper.server.key import KeyVersion
 from sealkeeper.server.keys import Keys
 from sealkeeper.server.trusted_root import TenantKey, keys_json
-from sealkeeper.verify import TrustRoot
+from sealkeeper.verify import TrustRoot, VerifyError
+
+_NONE: Mapping[str, TrustRoot] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +52,19 @@ class Trust:
         signing_config: for stock signers.
         keys: all keys.
         clock: the time.
+        others: trust roots of other instances, by name, for gates.
     """
 
-    def __init__(self, domain: str, trusted_root: bytes, signing_config: bytes, keys: Keys, clock: SteadyClock) -> None:
+    def __init__(
+        self,
+        domain: str,
+        trusted_root: bytes,
+        signing_config: bytes,
+        keys: Keys,
+        clock: SteadyClock,
+        others: Mapping[str, TrustRoot] = _NONE,
+    ) -> None:
+        self._others = others
         self._domain = domain
         self._trusted_root = trusted_root
         self._signing_config = signing_config
@@ -69,6 +85,10 @@ class Trust:
             return known.root
         versions = self._versions(tenant)
         root = await asyncio.to_thread(self._root, tenant, versions, now)
+        other = self._made.get(tenant)
+        if other is not None and other is not known and other.revision == revision:
+            # Somebody else was faster: what is remembered by the one root must count for both.
+            return other.root
         changes = [one for version in versions for one in (version.activate_time, version.retire_time) if one]
         self._made[tenant] = _Made(revision, min((one for one in changes if one > now), default=None), root)
         return root
@@ -82,7 +102,27 @@ class Trust:
 
     def _root(self, tenant: str, versions: list[KeyVersion], now: datetime) -> TrustRoot:
         documents = self._documents(tenant, versions, now)
-        return TrustRoot.from_json(documents.trusted_root, documents.keys)
+        return replace(TrustRoot.from_json(documents.trusted_root, documents.keys), others=self._others)
+
+
+def read_trust_roots(places: Mapping[str, str]) -> dict[str, TrustRoot]:
+    """Trust roots of other instances, by name.
+
+    Args:
+        places: of each, a ``trusted_root.json``, or ``public-good`` for the root in the ``sigstore`` package.
+
+    Raises:
+        ConfigurationError: one cannot be read.
+    """
+    found = {}
+    for name, place in places.items():
+        try:
+            found[name] = TrustRoot.of_place(Path(place))
+        except VerifyError as error:
+            raise ConfigurationError(
+                f"gates.trust_roots.{name}: {error}", next_step="name a trusted_root.json, or public-good"
+            ) from None
+    return found
 
 
 def _tenant_key(version: KeyVersion, now: datetime) -> TenantKey:

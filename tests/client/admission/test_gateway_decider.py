@@ -40,6 +40,7 @@ class ScriptedGateway:
         self.asked: list[Any] = []
         self.outcome = gate_pb2.GATE_OUTCOME_ALLOW
         self.refusal: Exception | None = None
+        self.keys = b"{}"
 
     async def close(self) -> None:
         pass
@@ -50,6 +51,8 @@ class ScriptedGateway:
             raise self.refusal
         if operation.method == "ReportDecisions":
             return [f"{GATE}/decisions/d{place}" for place, _ in enumerate(operation.request.decisions)]
+        if operation.method == "GetGateSnapshot":
+            return gate_pb2.GetGateSnapshotResponse(bundle=b"{}", keys=self.keys)
         allowed = self.outcome == gate_pb2.GATE_OUTCOME_ALLOW
         decision = gate_pb2.GateDecision(
             name=f"{GATE}/decisions/d1", outcome=self.outcome, passed=allowed, mode=gate_pb2.GATE_MODE_ENFORCE
@@ -246,6 +249,21 @@ async def test_a_registry_that_lies_about_a_digest_is_refused(
     images.manifests["acme/app", digest] = (kind, b"{}")
     answer = await ask(decider, clock, image)
     assert (answer.allowed, answer.source, answer.reasons[0].code) == (False, AnswerSource.REGISTRY, "DIGEST_LIES")
+
+
+async def test_a_look_that_finds_no_change_makes_nothing_worthless(
+    decider: GatewayDecider, gateway: ScriptedGateway, image: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealkeeper.client.admission.gateway_decider.held_snapshot", lambda *_: held())
+    gateway.keys = b'{"issuedAt": "2026-01-01T00:00:00Z", "keys": []}'
+    await decider._refresh(GATE)
+    await ask(decider, clock, image)
+    gateway.keys = b'{"issuedAt": "2026-01-01T00:00:10Z", "keys": []}'
+    await decider._refresh(GATE)
+    assert (await ask(decider, clock, image)).source is AnswerSource.CACHE
+    gateway.keys = b'{"issuedAt": "2026-01-01T00:00:10Z", "keys": [{}]}'
+    await decider._refresh(GATE)
+    assert (await ask(decider, clock, image)).source is AnswerSource.GATEWAY
 
 
 async def test_a_change_of_the_gate_makes_kept_answers_worthless(

@@ -13,6 +13,9 @@
     insecure_registries = []                   # that are spoken to without TLS
     registry_ca = "registry-ca.crt"            # of CAs to trust for registries instead of the system's
 
+    [decider.trust_roots]                      # of other instances, for deciding without the gateway
+    github = "public-good"                     # or the path of a trusted_root.json
+
     [decider.verdict_keys]                     # gates that may be decided on without the gateway
     "tenants/acme/gates/production" = "tenants/acme/keys/gates"
 """
@@ -31,7 +34,9 @@ from sealkeeper.client.connection import Connection
 from sealkeeper.client.errors import ConfigurationError, FieldViolation
 from sealkeeper.client.retry import RetryPolicy
 from sealkeeper.registry import ConfigFiles, Hosts, Registry
+from sealkeeper.verify import TrustRoot, TrustRootError
 from sealkeeper.verify.rego import RegoRunner
+from sealkeeper.verify.trust import PUBLIC_GOOD
 
 _GATE = re.compile(r"tenants/[a-z0-9-]{1,63}/gates/[a-z0-9-]{1,63}")
 _KEY = re.compile(r"tenants/[a-z0-9-]{1,63}/keys/[a-z0-9-]{1,63}(/versions/[1-9][0-9]{0,8})?")
@@ -75,11 +80,12 @@ def decider_settings(table: Mapping[str, Any], folder: Path) -> DeciderSettings:
         ConfigurationError: a setting is unknown or wrong; the text names it.
     """
     for name in table:
-        if name not in (*_SECONDS, *_LISTS, *_PATHS, "verdict_keys"):
+        if name not in (*_SECONDS, *_LISTS, *_PATHS, "verdict_keys", "trust_roots"):
             _wrong(f"decider.{name[:64]}", "is no setting")
     return DeciderSettings(
         _verdict_keys(table.get("verdict_keys", {})),
         _path(table, "snapshots", folder),
+        trust_roots=_trust_roots(table.get("trust_roots", {}), folder),
         **{name: _seconds(table, name) for name in _SECONDS if name in table},
     )
 
@@ -93,6 +99,18 @@ def _verdict_keys(value: Any) -> dict[str, str]:
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             _wrong(f"decider.verdict_keys.{gate}", "must be tenants/{tenant}/keys/{key}")
     return dict(value)
+
+
+def _trust_roots(value: Any, folder: Path) -> dict[str, TrustRoot]:
+    if not isinstance(value, dict) or not all(isinstance(one, str) and one for one in value.values()):
+        _wrong("decider.trust_roots", "must be a table of names and paths")
+    found = {}
+    for name, place in value.items():
+        try:
+            found[name] = TrustRoot.of_place(Path(place) if place == PUBLIC_GOOD else folder / place)
+        except TrustRootError as error:
+            _wrong(f"decider.trust_roots.{name[:63]}", str(error))
+    return found
 
 
 def _seconds(table: Mapping[str, Any], name: str) -> float:

@@ -12,6 +12,7 @@ which is looked for every few seconds.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections import OrderedDict, deque
@@ -34,9 +35,12 @@ from sealkeeper.client.gate_snapshots import HeldSnapshot, SnapshotFolder, held_
 from sealkeeper.registry import Deadline, ImageReference, Registry, RegistryError
 from sealkeeper.v1 import gate_pb2
 from sealkeeper.verify.errors import EvidenceError, VerifyError
+from sealkeeper.verify.strict_json import Value
+from sealkeeper.verify.trust import MAX_DOCUMENT, MAX_VALUES
 
 if TYPE_CHECKING:
     from sealkeeper.client.client import AsyncClient
+    from sealkeeper.verify import TrustRoot
     from sealkeeper.verify.gate.evaluate import RegoEvaluator
     from sealkeeper.verify.gate.evidence import FoundBundle
 
@@ -62,6 +66,7 @@ class DeciderSettings:
         fresh: seconds for which an answer is given again without asking.
         tags: seconds for which a tag is taken to mean what it meant.
         refresh: seconds between looks at what has changed.
+        trust_roots: of other instances, by the names that policies have for them, for deciding without the gateway.
     """
 
     verdict_keys: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +75,7 @@ class DeciderSettings:
     fresh: float = 10.0
     tags: float = 30.0
     refresh: float = 10.0
+    trust_roots: Mapping[str, TrustRoot] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +246,7 @@ class GatewayDecider:
         snapshot = held.snapshot
         asking = AskHere(
             snapshot.policy,
-            held.trust,
+            replace(held.trust, others=self._settings.trust_roots),
             question.binding.environment,
             snapshot.policy_name,
             snapshot.exceptions,
@@ -300,7 +306,10 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _mark(answer: gate_pb2.GetGateSnapshotResponse) -> bytes:
-    return sha256(answer.bundle + b"\0" + answer.trusted_root + b"\0" + answer.keys).digest()
+    """Alike where nothing has changed; when the keys were listed changes each time."""
+    keys = Value.parse(answer.keys, MAX_DOCUMENT, MAX_VALUES).json
+    listed = json.dumps({name: one for name, one in keys.items() if name != "issuedAt"}, sort_keys=True)
+    return sha256(answer.bundle + b"\0" + answer.trusted_root + b"\0" + listed.encode()).digest()
 
 
 def _put(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:

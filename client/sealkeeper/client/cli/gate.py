@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -22,6 +23,7 @@ from sealkeeper.client.errors import REFUSED
 
 if TYPE_CHECKING:
     from sealkeeper.client.gate_asking import Asking
+    from sealkeeper.verify import TrustRoot
     from sealkeeper.verify.gate.cases import CaseResult
     from sealkeeper.verify.gate.policy import GatePolicy
 
@@ -67,6 +69,14 @@ Environment: TypeAlias = Annotated[str, typer.Option(help="Where it is to run.")
 Trust: TypeAlias = Annotated[
     Path, typer.Option(help="For deciding here: folder or file with the trust root, or public-good.")
 ]
+TrustRoots: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-root",
+        metavar="NAME=PLACE",
+        help="For deciding here: the trust root of another instance, by the policy's name for it; may be repeated.",
+    ),
+]
 
 
 @app.command(epilog=EXIT_CODES)
@@ -84,6 +94,7 @@ def check(
         bool, typer.Option("--registry/--no-registry", help="Take what is attached to images in their registry.")
     ] = True,
     trust: Trust = Path("trust"),
+    trust_root: TrustRoots = None,
     offline: Annotated[
         Path | None,
         typer.Option(help="Folder that `sealkeeper gate policy export` wrote: decide by the gate's snapshot."),
@@ -97,7 +108,8 @@ def check(
 ) -> None:
     """Tell whether artifacts may run."""
     options = options_of(context)
-    with asking_of(options, policy, environment, trust, offline, verdict_key, dry_run=dry_run) as asking:
+    trusted = Trusted(trust, trust_root or ())
+    with asking_of(options, policy, environment, trusted, offline, verdict_key, dry_run=dry_run) as asking:
         found = [_asked(options, asking, one, bundle or (), registry=registry) for one in subjects]
     if json_output:
         documents = [decision_document(one) for one in found]
@@ -118,6 +130,7 @@ def explain(
     bundle: Annotated[list[Path] | None, typer.Option(help="File or folder with bundles; may be repeated.")] = None,
     registry: Annotated[bool, typer.Option("--registry/--no-registry", help="Ask the image's registry.")] = True,
     trust: Trust = Path("trust"),
+    trust_root: TrustRoots = None,
     json_output: Json = False,
 ) -> None:
     """Show what comes of each rule. Nothing is recorded, nothing is signed."""
@@ -129,6 +142,7 @@ def explain(
         bundle,
         registry,
         trust,
+        trust_root,
         None,
         None,
         dry_run=True,
@@ -208,12 +222,49 @@ def rego_of(policies: Sequence[GatePolicy]) -> Iterator[Any]:
         yield runner
 
 
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """What is trusted for deciding here.
+
+    Attributes:
+        place: of the trust root: folder, file or ``public-good``.
+        others: of other instances, each ``NAME=PLACE``.
+    """
+
+    place: Path
+    others: Sequence[str] = ()
+
+    def read(self) -> TrustRoot:
+        """The trust root, with the others.
+
+        Raises:
+            TrustRootError: one cannot be read.
+        """
+        from sealkeeper.verify import TrustRoot
+
+        return self.beside(TrustRoot.of_place(self.place))
+
+    def beside(self, root: TrustRoot) -> TrustRoot:
+        """The others beside a trust root."""
+        from dataclasses import replace
+
+        from sealkeeper.verify import TrustRoot
+
+        found = {}
+        for one in self.others:
+            name, separator, place = one.partition("=")
+            if not separator or not name or not place:
+                raise typer.BadParameter("must be NAME=PLACE", param_hint="--trust-root")
+            found[name] = TrustRoot.of_place(Path(place))
+        return replace(root, others=found)
+
+
 @contextmanager
 def asking_of(
     options: Options,
     policy: str,
     environment: str,
-    trust: Path,
+    trusted: Trusted,
     offline: Path | None = None,
     verdict_key: str | None = None,
     *,
@@ -227,17 +278,15 @@ def asking_of(
     from sealkeeper.client.gate_asking import AskGateway, AskHere
 
     if is_policy_file(policy):
-        from sealkeeper.client.cli.trust import trust_root
-
         parsed = read_policy(Path(policy), "--policy")
         with rego_of([parsed]) as rego:
-            yield AskHere(parsed, trust_root(trust), environment, rego=rego, offline=True)
+            yield AskHere(parsed, trusted.read(), environment, rego=rego, offline=True)
     elif offline is not None:
         held = _snapshot(options, policy, offline, verdict_key)
         with rego_of([held.snapshot.policy]) as rego:
             yield AskHere(
                 held.snapshot.policy,
-                held.trust,
+                trusted.beside(held.trust),
                 environment,
                 held.snapshot.policy_name,
                 held.snapshot.exceptions,

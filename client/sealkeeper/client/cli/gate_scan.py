@@ -20,6 +20,7 @@ from sealkeeper.client.cli.resources import enum_name, short_name
 from sealkeeper.client.errors import REFUSED, ClientError
 
 if TYPE_CHECKING:
+    from sealkeeper.client.cli.gate import Trusted
     from sealkeeper.client.gate_asking import Asking
     from sealkeeper.client.manifest_files import FoundImage
     from sealkeeper.client.scan_report import Finding
@@ -77,6 +78,14 @@ def scan(
     trust: Annotated[
         Path, typer.Option(help="For deciding here: folder or file with the trust root, or public-good.")
     ] = Path("trust"),
+    trust_root: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trust-root",
+            metavar="NAME=PLACE",
+            help="For deciding here: the trust root of another instance, by the policy's name for it; may be repeated.",
+        ),
+    ] = None,
     form: Annotated[Form, typer.Option("--format", help="Of the report.")] = Form.PLAIN,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the report.")] = None,
     require_digest: Annotated[
@@ -95,7 +104,9 @@ def scan(
     entries = list(scan_files(paths))
     images = list(dict.fromkeys(one.image for one in entries if isinstance(one, FoundImage)))
     with progress("images", len(images), quiet=json_output, least=2) as advance:
-        answers = _answers(options, images, policy, environment, trust, advance)
+        from sealkeeper.client.cli.gate import Trusted
+
+        answers = _answers(options, images, policy, environment, Trusted(trust, trust_root or ()), advance)
     findings = [
         each
         for one in entries
@@ -107,7 +118,7 @@ def scan(
 
 
 def _answers(
-    options: Options, images: Sequence[str], policy: str, environment: str, trust: Path, advance: Any
+    options: Options, images: Sequence[str], policy: str, environment: str, trusted: Trusted, advance: Any
 ) -> dict[str, _Answer]:
     if not images:
         return {}
@@ -116,7 +127,10 @@ def _answers(
 
     registry = Registry(ConfigFiles.of_environment())
     name = policy if is_policy_file(policy) else gate_name(options, policy)
-    with asking_of(options, name, environment, trust, dry_run=True) as asking, ThreadPoolExecutor(_AT_ONCE) as threads:
+    with (
+        asking_of(options, name, environment, trusted, dry_run=True) as asking,
+        ThreadPoolExecutor(_AT_ONCE) as threads,
+    ):
 
         def ask(image: str) -> _Answer:
             answer = _answer(asking, registry, image, options.timeout)

@@ -17,25 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The trust root: what verifiers trust.", epilog=EXIT_CODES)
 _FILES = ("trusted_root", "keys", "signing_config")
-PUBLIC_GOOD = "public-good"
-"""What is trusted by this name is Sigstore's public-good instance; a folder of that name is given by its whole path."""
-
-
-def trust_root(place: Path) -> TrustRoot:
-    """What is trusted: a folder that ``trust export`` wrote, a ``trusted_root.json``, or ``PUBLIC_GOOD``.
-
-    Raises:
-        TrustRootError: it cannot be read, or is not what it should be.
-    """
-    from sealkeeper.verify import TrustRoot
-    from sealkeeper.verify.trust import MAX_DOCUMENT
-
-    if str(place) == PUBLIC_GOOD:
-        return TrustRoot.public_good()
-    if not place.is_file():
-        return TrustRoot.from_directory(place)
-    with place.open("rb") as file:
-        return TrustRoot.from_json(file.read(MAX_DOCUMENT + 1))
 
 
 @app.command()
@@ -95,7 +76,9 @@ def show(
     json_output: Json = False,
 ) -> None:
     """Show who is trusted, and for how long."""
-    root = trust_root(directory)
+    from sealkeeper.verify import TrustRoot
+
+    root = TrustRoot.of_place(directory)
     rows: list[tuple[str, str, str, str, Validity]] = [
         ("log", log.origin, "", log.log_id.hex()[:16], log.validity) for log in root.logs.values()
     ]

@@ -51,8 +51,7 @@ def verify(
 ) -> None:
     """Verify a bundle offline, step by step. Of an attestation, FILE must be one of its subjects."""
     from sealkeeper.client.cli.input_files import read_public_key
-    from sealkeeper.client.cli.trust import trust_root
-    from sealkeeper.verify import Policy
+    from sealkeeper.verify import Policy, TrustRoot
     from sealkeeper.verify import verify as verify_bundle
 
     if file is not None and digest is not None:
@@ -67,7 +66,7 @@ def verify(
     policy = Policy(key=name, identity=identity, issuer=issuer, any_signer=any_signer, public_key=pinned)
     size = _size(file)
     data = _read_bundle(file, bundle)
-    root = trust_root(trust)
+    root = TrustRoot.of_place(trust)
     with progress(f"hashing {file}", size, quiet=json_output) as advance:
         result = verify_bundle(data, _artifact(file, digest, advance), root, policy)
     statement = _statement(result)

@@ -138,7 +138,8 @@ def _run(policy: GatePolicy, case: Case, rego: RegoEvaluator | None) -> CaseResu
     unknown = sorted({name for one in case.found for name in one.signers} - policy.signers.keys())
     if unknown:
         raise GatePolicyError(f"case {case.name!r}: there is no signer {unknown[0]!r} in the policy")
-    trust = replace(_NOTHING, issued_at=_NOW - case.trust_age)
+    named = {one.trust_root: _NOTHING for one in policy.signers.values() if one.trust_root}
+    trust = replace(_NOTHING, issued_at=_NOW - case.trust_age, others=named)
     context = Context(
         trust,
         lambda artifact: (FoundBundle(artifact.digest.encode(), "case"),),

@@ -160,6 +160,11 @@ class _Evaluation:
                 rules.trust_root, self._context.trust.issued_at, self._context.now, offline=self._context.offline
             )
         ]
+        unknown = {one.trust_root for one in self._policy.signers.values()} - {"", *self._context.trust.others}
+        if unknown:
+            said = f"the policy's signers name trust roots that are not here: {', '.join(sorted(unknown))}"
+            step = "name them: gates.trust_roots, --trust-root"
+            results.append(_failed("trust_root", "TRUST_ROOT_UNKNOWN", said, step))
         found = self._found(artifact)
         own = self._judge(rules, artifact, found, ())
         results += own.results

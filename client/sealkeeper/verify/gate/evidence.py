@@ -6,7 +6,7 @@ What does not verify, or is about something else, is kept as refused: reasons fo
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -30,6 +30,7 @@ MAX_BYTES = 64 * 1024 * 1024
 """Of these together."""
 _MAX_FOUND = 4 * MAX_BUNDLES
 """Where the same ones are found again: in a store and in a registry."""
+_NOTHING = TrustRoot({}, {}, (), (), "", "", None, {})
 _MAX_PINNED = 10
 _TIMES: Mapping[type, tuple[str, ...]] = {
     Provenance: ("finished_on", "started_on"),
@@ -63,6 +64,7 @@ class Evidence:
         statement: that was signed; ``None`` where the artifact itself was.
         signers: names of the policy's signers that it is of.
         pinned: its key is one that the policy pins itself, whatever certificate there is for it.
+        trust_root: name of the instance whose trust root it verifies with; empty for the gateway's own.
     """
 
     digest: str
@@ -71,6 +73,7 @@ class Evidence:
     statement: Statement | None
     signers: tuple[str, ...]
     pinned: bool = False
+    trust_root: str = ""
 
     @property
     def statement_digest(self) -> str:
@@ -122,7 +125,7 @@ class Evidence:
             # Whoever signs with one of its versions does with the next.
             return self.result.key_name.partition("/versions/")[0]
         if self.result.identity and not self.pinned:
-            return f"{self.result.issuer} {self.result.identity}"
+            return f"{self.trust_root} {self.result.issuer} {self.result.identity}"
         return sha256(self.result.public_key).hexdigest()
 
     @property
@@ -217,12 +220,12 @@ def _look(
     said, result = "", VerificationResult()
     try:
         bundle = parse_bundle(one.data)
-        result = _verified(bundle, artifact, policy.signers, trust)
+        root, result = _verified(bundle, artifact, policy.signers, trust)
         statement = _statement(result, artifact) if isinstance(bundle.content, DsseEnvelope) else None
         said = statement.predicate_type if statement is not None else ""
-        signers = tuple(name for name, rule in policy.signers.items() if _is_of(rule, result, trust))
+        signers = tuple(name for name, rule in policy.signers.items() if _is_of(rule, root, result, trust))
         pinned = any(rule.public_key == result.public_key for rule in policy.signers.values())
-        found = Evidence(digest, one.origin, result, statement, signers, pinned)
+        found = Evidence(digest, one.origin, result, statement, signers, pinned, root)
         if found.time > now:
             return Refused(digest, one.origin, said, found.who, f"it was signed at {found.time}, which is yet to come")
         why = _revoked(found, policy)
@@ -236,19 +239,31 @@ def _look(
 
 def _verified(
     bundle: Bundle, artifact: Artifact, signers: Mapping[str, SignerRule], trust: TrustRoot
-) -> VerificationResult:
+) -> tuple[str, VerificationResult]:
+    """Verify with the own trust root, then with those that the policy's signers name; which of them it was."""
     subject = None if isinstance(bundle.content, DsseEnvelope) else _signed_artifact(artifact)
+    roots = {"": trust, **{one.trust_root: trust.others.get(one.trust_root, _NOTHING) for one in signers.values()}}
+    roots[""] = trust
+    first: VerificationResult | None = None
+    for name, root in roots.items():
+        result = _verified_with(bundle, subject, root, [one for one in signers.values() if one.trust_root == name])
+        if result.verified:
+            return name, result
+        first = first or result
+    return "", (first or VerificationResult()).require()
+
+
+def _verified_with(
+    bundle: Bundle, subject: SignedArtifact | None, trust: TrustRoot, signers: Sequence[SignerRule]
+) -> VerificationResult:
     result = verify(bundle, subject, trust, Policy.any_trusted())
     if result.verified or bundle.hint is None:
-        return result.require()
+        return result
     # A key that the policy pins itself, and no trust root need know.
-    pinned = [one.public_key for one in signers.values() if one.public_key]
+    pinned = [one.public_key for one in signers if one.public_key]
     pinned.sort(key=lambda spki: b64encode(sha256(spki).digest()).decode() != bundle.hint)
-    for spki in pinned[:_MAX_PINNED]:
-        other = verify(bundle, subject, trust, Policy(public_key=spki))
-        if other.verified:
-            return other
-    return result.require()
+    others = (verify(bundle, subject, trust, Policy(public_key=spki)) for spki in pinned[:_MAX_PINNED])
+    return next((one for one in others if one.verified), result)
 
 
 def _signed_artifact(artifact: Artifact) -> SignedArtifact:
@@ -276,7 +291,9 @@ def _first_subjects(statement: Statement) -> str:
     return ", ".join(told)
 
 
-def _is_of(rule: SignerRule, result: VerificationResult, trust: TrustRoot) -> bool:
+def _is_of(rule: SignerRule, root: str, result: VerificationResult, trust: TrustRoot) -> bool:
+    if rule.trust_root != root:
+        return False
     if rule.key:
         return result.key_name == rule.key or result.key_name.startswith(f"{rule.key}/versions/")
     if rule.identity is not None:

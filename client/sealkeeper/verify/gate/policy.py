@@ -87,6 +87,8 @@ class SignerRule:
         identity: pattern of a certificate's subject alternative name.
         issuer: of the identity, exactly.
         public_key: SubjectPublicKeyInfo, DER.
+        trust_root: name of the instance that vouches for it; empty for the gateway's own. An issuer's identities are
+            believed of the instance that is named for them, and of no other.
     """
 
     name: str
@@ -94,6 +96,7 @@ class SignerRule:
     identity: Pattern | None = None
     issuer: str = ""
     public_key: bytes = b""
+    trust_root: str = ""
 
     def __str__(self) -> str:
         if self.key:
@@ -392,17 +395,21 @@ def _mode(value: Value) -> Mode:
 
 
 def _signer(name: str, value: Value) -> SignerRule:
-    members = value.members(set(), {"key", "identity", "issuer", "public_key"})
+    members = value.members(set(), {"key", "identity", "issuer", "public_key", "trust_root"})
     kinds = [one for one in ("key", "identity", "public_key") if one in members]
     if len(kinds) != 1:
         raise JsonError(f"{value.path}: needs exactly one of key, identity and public_key")
     if ("issuer" in members) != (kinds == ["identity"]):
         raise JsonError(f"{value.path}: an identity goes together with its issuer")
+    if "key" in members and "trust_root" in members:
+        raise JsonError(f"{value.path}: a kept key is one of the gateway's own trust root")
+    root = _optional(members, "trust_root", lambda one: _matching(one, _NAME, "a name of a-z, 0-9 and -"), "")
     if "key" in members:
         return SignerRule(name, key=_matching(members["key"], _KEY, "tenants/{tenant}/keys/{key}"))
     if "public_key" in members:
-        return SignerRule(name, public_key=_public_key(members["public_key"]))
-    return SignerRule(name, identity=_pattern(members["identity"]), issuer=members["issuer"].text(512))
+        return SignerRule(name, public_key=_public_key(members["public_key"]), trust_root=root)
+    identity, issuer = _pattern(members["identity"]), members["issuer"].text(512)
+    return SignerRule(name, identity=identity, issuer=issuer, trust_root=root)
 
 
 def _public_key(value: Value) -> bytes:

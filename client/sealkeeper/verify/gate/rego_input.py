@@ -49,6 +49,7 @@ def _attestation(one: Evidence) -> dict[str, Any]:
             "key": one.result.key_name,
             "identity": one.result.identity,
             "issuer": one.result.issuer,
+            "trust_root": one.trust_root,
             "claims": dict(one.result.claims),
         },
     }
