@@ -31,6 +31,7 @@ from sealkeeper.client import Client, Connection, digest_content, message_conten
 from sealkeeper.server.quickstart import softhsm_token
 from sealkeeper.v1 import signing_pb2
 from sealkeeper.verify import Artifact, Policy, TrustRoot, verify
+from tests.bench.gates import measure_gates
 from tests.bench.identity import gateway_with_tokens, hang, measure_identity
 from tests.e2e.running import P256, PARENT, Running
 
@@ -55,6 +56,7 @@ def main() -> None:
         measure_tokens(Path(folder), arguments.seconds)
         measure_machine(Path(folder))
     asyncio.run(measure_identity())
+    measure_gates(arguments.seconds)
     measure_start_up()
 
 
