@@ -22,6 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+
 from sealkeeper.client import Client, Connection
 from sealkeeper.client.attestation_operations import subject
 from sealkeeper.client.errors import ProposedError
@@ -152,13 +154,10 @@ principals = [{{ claims = {{ sub = "*" }}, tenant = "{TENANT}", role = "ci" }}]
 def _put(gateway: Running, policy: str) -> None:
     """Put a policy in force, which takes two people."""
     second = add_person(gateway.directory, Role.ADMIN, "second")
-    with gateway.client("admin") as admin:
-        try:
-            admin.update_gate(GATE, policy, 0, "to measure")
-        except ProposedError as error:
-            proposal = error.proposal
+    with gateway.client("admin") as admin, pytest.raises(ProposedError) as caught:
+        admin.update_gate(GATE, policy, 0, "to measure")
     with gateway.client(second) as client:
-        decide(client, proposal, gateway.directory / "clients" / second / "key.pem")
+        decide(client, caught.value.proposal, gateway.directory / "clients" / second / "key.pem")
 
 
 def _materials() -> dict[str, Any]:
