@@ -309,7 +309,7 @@ def test_wrong_usage_names_what_is_wrong(
 
 def test_without_a_gateway_files_are_looked_at_and_a_note_says_so(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["provenance", "show", "a", "--trust", "trust"]) == 0
-    assert "note: only files are looked at: " in capfd.readouterr().err
+    assert "note: no gateway is asked: " in capfd.readouterr().err
 
 
 def test_a_gateway_that_does_not_answer_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:

@@ -102,10 +102,31 @@ def test_a_source_that_only_the_parameters_name_is_found_and_is_no_dependency() 
     assert len(of_kind(graph, NodeKind.DEPENDENCY)) == 1  # the material of the same address, once
 
 
-def test_the_name_of_a_user_in_an_address_is_shown_nowhere() -> None:
-    graph = about(believed(statement(PROVENANCE, provenance(repository="https://me:secret@git.example/app"))))
-    assert only(graph, NodeKind.SOURCE).title == "git.example/app"
-    assert "secret" not in repr([(one.title, one.lines, one.facts) for one in graph.nodes])
+@pytest.mark.parametrize("user", ["me:secret", "me:secret" * 40])
+def test_the_name_of_a_user_in_an_address_is_shown_nowhere(user: str) -> None:
+    graph = about(believed(statement(PROVENANCE, provenance(repository=f"https://{user}@git.example/app"))))
+    assert only(graph, NodeKind.ATTESTATION).why_not.startswith("it is signed, but the repository 'git+https://")
+    shown = repr([(one.title, one.lines, one.facts, one.why_not) for one in graph.nodes])
+    assert "secret" not in shown
+
+
+def test_provenance_that_names_two_repositories_is_not_believed_and_none_of_them_is_shown() -> None:
+    torn = provenance(["lib1"])
+    torn["buildDefinition"]["externalParameters"]["workflow"]["repository"] = "https://github.com/acme/other"
+    one = believed(statement(PROVENANCE, torn))
+    graph = about(one)
+    [_, node] = graph.nodes
+    assert node.kind is NodeKind.ATTESTATION
+    assert node.why_not.startswith("it is signed, but the provenance names two repositories as its source")
+    assert not graph.verified
+    assert list(dependency_digests(one)) == []
+
+
+def test_spellings_of_one_repository_are_one_source() -> None:
+    told = provenance(repository="https://GitHub.com/acme/app.git")
+    told["buildDefinition"]["externalParameters"]["workflow"]["repository"] = "https://github.com/acme/app"
+    source = only(about(believed(statement(PROVENANCE, told))), NodeKind.SOURCE)
+    assert source.facts == {"repository": "https://github.com/acme/app", "ref": "refs/heads/main", "commit": COMMIT}
 
 
 @pytest.mark.parametrize("kind_and_predicate", [(PROVENANCE, provenance(["lib1"])), (SPDX, sbom()), (VULNS, scan())])

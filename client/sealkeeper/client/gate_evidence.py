@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sealkeeper.client.errors import FieldViolation, InvalidRequestError
@@ -18,7 +18,6 @@ from sealkeeper.registry import (
     Limits,
     Registry,
     RegistryError,
-    Resolved,
     find_bundles,
     to_bundle,
 )
@@ -39,10 +38,12 @@ class Target:
     Attributes:
         artifact: it, with the images of an index.
         image: where it is, with its digest; ``None`` where it is not in a registry.
+        platforms: of the images of an index, by digest, ``linux/amd64``; of those that say theirs.
     """
 
     artifact: Artifact
     image: ImageReference | None = None
+    platforms: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def target_of(text: str, registry: Callable[[], Registry], deadline: Deadline) -> Target:
@@ -83,17 +84,14 @@ def image_target(reference: ImageReference, registry: Registry, deadline: Deadli
         RegistryError: it cannot be found.
     """
     resolved = registry.resolve(reference, deadline)
-    return Target(_image_artifact(reference, resolved, registry, deadline), resolved.reference)
-
-
-def _image_artifact(reference: ImageReference, resolved: Resolved, registry: Registry, deadline: Deadline) -> Artifact:
     images = registry.images(resolved, deadline)
     children = [one for one in images if one.digest != resolved.digest and _can_run(one)]
-    return Artifact(
+    artifact = Artifact(
         str(reference),
         _digests(resolved.digest),
         tuple(_artifact(f"{reference.name}@{one.digest}", one.digest) for one in children),
     )
+    return Target(artifact, resolved.reference, {one.digest: str(one.platform) for one in children if one.platform})
 
 
 def _can_run(one: Descriptor) -> bool:
@@ -127,12 +125,20 @@ class RegistryEvidence:
 
     def __call__(self, artifact: Artifact) -> list[FoundBundle]:
         """As ``Gatherer`` has it."""
-        if self._image is None or artifact.digest not in self._known:
-            return []
         try:
-            found = find_bundles(self._registry, self._image.with_digest(artifact.digest), Limits(), self._deadline)
+            return self.attached(artifact.digest)
         except RegistryError as error:
             raise EvidenceError(_REASONS.get(error.reason, "ATTESTATIONS_UNAVAILABLE"), str(error)) from None
+
+    def attached(self, digest: str) -> list[FoundBundle]:
+        """What is attached to the image, or to the one of its images, that has this digest; nothing for others.
+
+        Raises:
+            RegistryError: it cannot be had.
+        """
+        if self._image is None or digest not in self._known:
+            return []
+        found = find_bundles(self._registry, self._image.with_digest(digest), Limits(), self._deadline)
         # What cannot be read is refused by name, rather than left out.
         bundles = [FoundBundle(one.data, str(one.origin)) for one in found.bundles]
         kept: list[CosignSignature | CosignAttestation] = [*found.signatures, *found.attestations]

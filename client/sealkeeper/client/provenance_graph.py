@@ -15,7 +15,9 @@ from enum import IntEnum, StrEnum
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from sealkeeper.verify.errors import PredicateError
+from sealkeeper.verify.errors import PredicateError, VerifyError
+from sealkeeper.verify.gate.build_source import BuildSource, build_source
+from sealkeeper.verify.gate.patterns import repository_of
 from sealkeeper.verify.predicates import (
     SEVERITIES,
     Provenance,
@@ -36,6 +38,8 @@ MAX_ALIKE: Final = 2000
 _MAX_TITLE: Final = 300
 _MAX_FACT: Final = 4096
 _USER: Final = re.compile(r"(://)[^/?#]*@")
+# What is too long for a host is the beginning of a user's name that was cut off.
+_USER_IN_TEXT: Final = re.compile(r"://(?:[^/?#'\"]*@|[^/?#'\"]{100,})")
 _SCHEME: Final = re.compile(r"(?:git\+)?(?:https?|ssh|git)://")
 _COMMITS: Final = ("gitCommit", "sha1")
 
@@ -257,10 +261,7 @@ def dependency_digests(signed: SignedStatement) -> Iterator[str]:
     """``sha256:…`` of what a build used, as verified SLSA provenance has it; nothing for all else."""
     if not signed.verified or signed.statement is None:
         return
-    try:
-        found = read_predicate(signed.statement.predicate_type, signed.statement.predicate)
-    except PredicateError:
-        return
+    found, _ = _predicate_of(signed)
     if isinstance(found, Provenance):
         yield from (f"sha256:{one.digests['sha256']}" for one in found.resolved_dependencies if "sha256" in one.digests)
 
@@ -289,13 +290,6 @@ def limited(graph: ProvenanceGraph, most: int) -> ProvenanceGraph:
 
 
 _MANY: Final = frozenset({NodeKind.DEPENDENCY, NodeKind.ARTIFACT, NodeKind.INDEX_CHILD, NodeKind.MORE})
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    repository: str = ""
-    ref: str = ""
-    commit: str = ""
 
 
 _Key: TypeAlias = tuple[object, ...]
@@ -386,20 +380,20 @@ class _Building:
             depth=depth,
         )
         source, others = _source_of(found)
-        if source != _Source():
+        if source != BuildSource():
             self._edge(self._source(source, depth), build, "built")
         self._add_dependencies(build, others)
         return build
 
-    def _source(self, source: _Source, depth: int) -> Node:
-        title = _short(source.repository) or "source"
+    def _source(self, source: BuildSource, depth: int) -> Node:
+        title, ref = _short(source.repository) or "source", _fact(source.ref)
         commit = f"commit {source.commit[:12]}" if source.commit and ":" not in source.commit else source.commit[:19]
-        facts = {"repository": source.repository or None, "ref": source.ref or None, "commit": source.commit or None}
+        facts = {"repository": source.repository or None, "ref": ref or None, "commit": _fact(source.commit) or None}
         return self._node(
             ("source", source, depth),
             NodeKind.SOURCE,
             title,
-            lines=tuple(filter(None, (source.ref, commit))),
+            lines=tuple(filter(None, (ref, commit))),
             facts=facts,
             depth=depth,
         )
@@ -514,9 +508,15 @@ def _predicate_of(signed: SignedStatement) -> tuple[Any, str]:
     if signed.statement is None:
         return None, ""
     try:
-        return read_predicate(signed.statement.predicate_type, signed.statement.predicate), ""
+        found = read_predicate(signed.statement.predicate_type, signed.statement.predicate)
     except PredicateError as error:
         return None, _fact(f"it is signed, but is not what its type says: {error}")
+    try:
+        if isinstance(found, Provenance):
+            build_source(found)
+    except VerifyError as error:
+        return None, _fact(f"it is signed, but {_USER_IN_TEXT.sub('://', str(error))}")
+    return found, ""
 
 
 def _described(signed: SignedStatement, found: Any, why_not: str) -> _Description:
@@ -616,35 +616,29 @@ def _outcome(decision: DeployDecision) -> tuple[Tone, str]:
     return (Tone.GOOD, "allowed") if decision.passed else (Tone.DOUBTFUL, "allowed, policy not fulfilled")
 
 
-def _source_of(found: Provenance) -> tuple[_Source, list[ResourceDescriptor]]:
-    """The source of a build, the first dependency that is a git repository or what its parameters say; and the rest."""
-    said, ref = _said(found.external_parameters)
-    repository = _repository_and_ref(said)[0]
-    dependencies = list(found.resolved_dependencies)
-    for place, one in enumerate(dependencies):
-        known, at = _repository_and_ref(one.uri)
-        if one.uri.startswith("git+") or (known and known == repository):
-            commit = next((one.digests[name] for name in _COMMITS if name in one.digests), _digest_of(one))
-            return _Source(known, at or ref, commit), dependencies[:place] + dependencies[place + 1 :]
-    return _Source(repository, ref), dependencies
+def _source_of(found: Provenance) -> tuple[BuildSource, list[ResourceDescriptor]]:
+    """The source of a build, as gates see it; and what else the build used.
+
+    Raises:
+        VerifyError: the provenance contradicts itself.
+    """
+    source, dependencies = build_source(found), list(found.resolved_dependencies)
+    place = next((place for place, one in enumerate(dependencies) if one.uri.startswith("git+")), None)
+    if place is None and source.repository:
+        # Whose URI is not that of a git repository, and is named as the source elsewhere.
+        place = next((place for place, one in enumerate(dependencies) if _is_of(one.uri, source.repository)), None)
+    if place is None:
+        return source, dependencies
+    one = dependencies.pop(place)
+    commit = source.commit or next((one.digests[name] for name in _COMMITS if name in one.digests), _digest_of(one))
+    return replace(source, commit=commit), dependencies
 
 
-def _said(parameters: Mapping[str, Any]) -> tuple[str, str]:
-    # As GitHub's, GitLab's and the specification's own build types have it.
-    for one in (parameters.get("workflow"), parameters.get("source"), parameters):
-        if isinstance(one, str):
-            return _fact(one), ""
-        if isinstance(one, Mapping):
-            repository = one.get("repository") or one.get("uri")
-            ref = one.get("ref")
-            if isinstance(repository, str):
-                return _fact(repository), _fact(ref) if isinstance(ref, str) else ""
-    return "", ""
-
-
-def _repository_and_ref(uri: str) -> tuple[str, str]:
-    repository, _, ref = _fact(_USER.sub(r"\1", uri)).removeprefix("git+").partition("@")
-    return repository, ref if ref.startswith("refs/") else ""
+def _is_of(uri: str, repository: str) -> bool:
+    try:
+        return repository_of(uri) == repository
+    except ValueError:
+        return False
 
 
 def _digest_of(one: ResourceDescriptor) -> str:

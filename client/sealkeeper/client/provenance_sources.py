@@ -28,6 +28,8 @@ from sealkeeper.verify.verifier import Policy, VerificationResult, verify
 
 if TYPE_CHECKING:
     from sealkeeper.client.client import Client
+    from sealkeeper.client.gate_evidence import Target
+    from sealkeeper.registry import Deadline, Registry
     from sealkeeper.v1 import gate_pb2
 
 MAX_BUNDLES: Final = 200
@@ -115,6 +117,37 @@ class GatewaySources:
             yield from (_decision(name, one) for one in islice(found, MAX_DECISIONS))
 
 
+class RegistrySources:
+    """What is attached to an image, and to its images, in its registry.
+
+    Args:
+        registry: to ask.
+        target: the image; of other artifacts nothing is found.
+        deadline: for all of it.
+    """
+
+    def __init__(self, registry: Registry, target: Target, deadline: Deadline) -> None:
+        from sealkeeper.client.gate_evidence import RegistryEvidence
+
+        self._evidence = RegistryEvidence(registry, target, deadline)
+        self.children = tuple(
+            IndexChild(one.digest, target.platforms.get(one.digest, "")) for one in target.artifact.children
+        )
+        """The images of an index."""
+
+    def statements(self, digest: str) -> Iterator[tuple[bytes, str]]:
+        """Bundles that are attached; what is listed as one and cannot be read too.
+
+        Raises:
+            RegistryError: they cannot be had.
+        """
+        return ((one.data, f"registry {one.origin}") for one in self._evidence.attached(digest))
+
+    def decisions(self, digest: str) -> Iterable[DeployDecision]:
+        """None: decisions are the gateway's."""
+        return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """What was gathered.
@@ -145,7 +178,7 @@ def gather(
         depth: of dependencies that are followed; 0 for none.
 
     Raises:
-        ClientError: a source does not answer.
+        ClientError, RegistryError: a source does not answer.
         OSError: the artifact's file cannot be read.
     """
     gathering = _Gathering(sources, trust)

@@ -28,6 +28,8 @@ from sealkeeper.client.cli import (
     trust,
 )
 from sealkeeper.client.cli.arguments import asks_for_json, in_order
+from sealkeeper.client.cli.attach import EXIT_CODES as ATTACH_EXIT_CODES
+from sealkeeper.client.cli.attach import attach
 from sealkeeper.client.cli.attest import attest
 from sealkeeper.client.cli.doctor import doctor
 from sealkeeper.client.cli.failures import FAULT, INTERRUPTED, STOPPED, failure_of, usage_failure
@@ -127,6 +129,7 @@ def root(
 
 app.command(epilog=EXIT_CODES)(sign)
 app.command(epilog=EXIT_CODES)(attest)
+app.command(epilog=ATTACH_EXIT_CODES)(attach)
 app.command(epilog="Exit codes: 0 verified; 1 refused; 2 wrong usage or input, or a file that is not there.")(verify)
 app.add_typer(attestations.app, name="attestations")
 app.add_typer(keys.app, name="keys")

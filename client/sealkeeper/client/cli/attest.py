@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sealkeeper.client.cli.images import attachment_document, image_of, look_up, open_registry, print_attachment
 from sealkeeper.client.cli.input_files import read_limited
-from sealkeeper.client.cli.options import Json, options_of
+from sealkeeper.client.cli.options import Json, Options, options_of
 from sealkeeper.client.cli.output import SUFFIX, note, print_json, print_text, printable, progress
 from sealkeeper.client.cli.output_file import ROOM, STDOUT, OutputFile
 from sealkeeper.client.cli.predicate_types import predicate_type_of, sbom_type_of, short_name_of
 
 if TYPE_CHECKING:
     from sealkeeper.client.client import Client
+    from sealkeeper.client.gate_evidence import Target
+    from sealkeeper.registry import ImageReference, Registry
     from sealkeeper.v1 import attestation_pb2
 
 _MAX_NAME = 512
@@ -51,12 +54,26 @@ class _Wanted:
 def attest(
     context: typer.Context,
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE…]", help="What it is about; a quoted pattern is expanded.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE|IMAGE…]",
+            help="What it is about: files, of which a quoted pattern is expanded, and IMAGE@sha256:HEX or IMAGE:TAG, "
+            "which are looked up in their registry.",
+        ),
     ] = None,
     subject: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME@sha256:HEX", help="What it is about and is no file: an image; may be repeated."),
+        typer.Option(
+            metavar="NAME@sha256:HEX",
+            help="What it is about and is no file; not looked up, but with --attach; may be repeated.",
+        ),
     ] = None,
+    attach: Annotated[
+        bool, typer.Option("--attach", help="Put the bundle into the registry of each image, beside it.")
+    ] = False,
+    children: Annotated[
+        bool, typer.Option("--children/--no-children", help="Of an image index, its images are subjects too.")
+    ] = True,
     key: Annotated[
         str | None,
         typer.Option(help="Key [default: $SEALKEEPER_SIGNING_KEY, or signing_key of the client's file]"),
@@ -98,25 +115,56 @@ def attest(
     if (parameter or dependency) and not slsa:
         raise typer.BadParameter("goes with --slsa", param_hint="--parameter" if parameter else "--dependency")
     options, report = options_of(context), _report(parameter, dependency)
-    paths = _paths(files or ())
+    paths, images = _paths(files or ())
     wanted = _wanted(paths, output, slsa=slsa, sboms=sbom or (), predicate=predicate, predicate_type=predicate_type)
-    named = [_named(one) for one in subject or ()]
-    if not 1 <= len(paths) + len(named) <= _MAX_SUBJECTS:
-        raise typer.BadParameter(f"1 to {_MAX_SUBJECTS} files and subjects are needed", param_hint="FILE")
+    named = [] if attach else [_named(one) for one in subject or ()]
+    images += [_image_named(one) for one in subject or ()] if attach else []
+    if not 1 <= len(paths) + len(named) + len(images) <= _MAX_SUBJECTS:
+        raise typer.BadParameter(f"1 to {_MAX_SUBJECTS} files, images and subjects are needed", param_hint="FILE")
+    if attach and not images:
+        raise typer.BadParameter("needs an image to attach to: IMAGE@sha256:HEX", param_hint="--attach")
     name = options.key_name(options.signing_key(key))
     with ExitStack() as stack:
         places = [
             stack.enter_context(OutputFile(one.output, room=ROOM + 2 * len(one.predicate), inputs=paths))
             for one in wanted
         ]
-        subjects = [*_subjects(paths, quiet=json_output), *named]
+        registry = open_registry() if images else None
+        targets = look_up(images, registry, options, children=children) if registry is not None else []
+        subjects = [*_subjects(paths, quiet=json_output), *_of_images(targets), *named]
         client = stack.enter_context(options.client())
-        reports = []
+        reports, bundles = [], []
         for one, place in zip(wanted, places, strict=True):
             answer = _attest(client, name, subjects, one, report, certificate=certificate, transient=transient)
             reports.append(_hand_over(answer, one, place, as_json=json_output))
+            bundles.append(answer.signature.bundle)
+    # Whatever the registry says then, all that was signed has been handed over.
+    if attach and registry is not None:
+        for bundle, told in zip(bundles, reports, strict=True):
+            told["attached"] = _attach(registry, targets, bundle, told["bundle"], options, as_json=json_output)
     if json_output:
         print_json(reports if len(reports) > 1 else reports[0])
+
+
+def _attach(
+    registry: Registry, targets: Sequence[Target], bundle: bytes, place: str, options: Options, *, as_json: bool
+) -> list[dict[str, Any]]:
+    """Attach a bundle to all images that it is about."""
+    from sealkeeper.client.image_attachments import attach, read_bundle
+    from sealkeeper.registry import RegistryError
+
+    read, told, say = read_bundle(bundle), [], note if place == STDOUT else print_text
+    for target in targets:
+        try:
+            for one in attach(registry, target, read, options.timeout):
+                told.append(attachment_document(one))
+                if not as_json:
+                    print_attachment(one, say)
+        except RegistryError as error:
+            file = "BUNDLE" if place == STDOUT else printable(place)
+            error.next_step = f"{error.next_step}; it is signed: then sealkeeper attach {target.image} {file}"
+            raise
+    return told
 
 
 def _attest(
@@ -169,15 +217,23 @@ def _hand_over(
         "sourceRepository": record.source_repository or None,
         "sourceCommit": record.source_commit or None,
         "builderId": record.builder_id or None,
+        "attached": list[Any](),
     }
     return {**document, "document": json.loads(answer.signature.bundle)} if to_stdout else document
 
 
-def _paths(files: Sequence[str]) -> list[Path]:
-    """The files that are meant. Bundles among many are left out: a pattern finds those of the last time."""
+def _paths(files: Sequence[str]) -> tuple[list[Path], list[ImageReference]]:
+    """The files and images that are meant.
+
+    Bundles among many files are left out: a pattern finds those of the last time.
+    """
     found: list[Path] = []
+    images: list[ImageReference] = []
     for file in files:
-        path = Path(file)
+        path, image = Path(file), image_of(file)
+        if image is not None:
+            images.append(image)
+            continue
         if not path.exists() and has_magic(file):
             matches = [one for one in sorted(glob(file, recursive=True)) if Path(one).is_file()]  # noqa: PTH207
             if not matches:
@@ -192,7 +248,7 @@ def _paths(files: Sequence[str]) -> list[Path]:
     left = [one for one in found if not one.name.endswith(SUFFIX)] if len(found) > 1 else found
     if len(left) < len(found):
         note(f"left out: {len(found) - len(left)} bundles (…{SUFFIX})")
-    return left
+    return left, list(dict.fromkeys(images))
 
 
 def _subjects(paths: Sequence[Path], *, quiet: bool) -> list[attestation_pb2.Subject]:
@@ -213,6 +269,23 @@ def _subjects(paths: Sequence[Path], *, quiet: bool) -> list[attestation_pb2.Sub
 
 def _text(name: str) -> str:
     return printable(os.fsencode(name).decode("utf-8", "backslashreplace"))[:_MAX_NAME]
+
+
+def _of_images(targets: Sequence[Target]) -> list[attestation_pb2.Subject]:
+    from sealkeeper.client.attestation_operations import subject
+
+    artifacts = [one for target in targets for one in (target.artifact, *target.artifact.children)]
+    return [subject(_text(one.name), **one.digests) for one in artifacts]
+
+
+def _image_named(text: str) -> ImageReference:
+    from sealkeeper.registry import ImageReference, RegistryError
+
+    _named(text)
+    try:
+        return ImageReference.parse(text)
+    except RegistryError as error:
+        raise typer.BadParameter(f"--attach needs images: {printable(str(error))}", param_hint="--subject") from None
 
 
 def _named(text: str) -> attestation_pb2.Subject:

@@ -57,6 +57,8 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 app.add_typer(gate_policy.app, name="policy")
+# The shorter name of ``gate policy simulate``, where help has it.
+app.command("simulate", hidden=True, epilog=gate_policy.SIMULATE_EXIT_CODES)(gate_policy.simulate)
 app.add_typer(gate_exceptions.app, name="exceptions")
 app.add_typer(gate_decisions.app, name="decisions")
 app.command(epilog=EXIT_CODES)(scan)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Gates and their policies.", epilog=EXIT_CODES)
 Gate: TypeAlias = Annotated[str, typer.Argument(help="NAME in your tenant, or tenants/T/gates/NAME.")]
+SIMULATE_EXIT_CODES = "Exit codes: 0 done; 1 something would change and --fail-on-change was given; 2 wrong usage."
 _COLOURS = {"+": "32", "-": "31", "@": "36"}
 _MAX_POLICY = 256 * 1024
 _WANTED = 1000
@@ -104,7 +105,7 @@ def set_(
         print_text(f"{printable(made.name)} is in force")
 
 
-@app.command(epilog="Exit codes: 0 done; 1 something would change and --fail-on-change was given; 2 wrong usage.")
+@app.command(epilog=SIMULATE_EXIT_CODES)
 def simulate(
     context: typer.Context,
     gate: Gate,

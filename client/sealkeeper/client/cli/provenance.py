@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sealkeeper.client.cli.images import image_of, open_registry
 from sealkeeper.client.cli.options import Json, Options, options_of
 from sealkeeper.client.cli.output import SUFFIX, coloured, is_terminal, note, print_json, print_text, printable
 from sealkeeper.client.cli.output_file import STDOUT, OutputFile
@@ -28,7 +29,8 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ALGORITHM = re.compile(r"sha\d+:")
 _EPILOG = (
     "Believes whoever the trust root vouches for: to look, not to decide; gates decide.\n\n"
-    "Exit codes: 0 shown; 1 nothing verified is there; 2 wrong usage or input; 3 the gateway does not answer."
+    "Exit codes: 0 shown; 1 nothing verified is there; 2 wrong usage or input; "
+    "3 the gateway or registry does not answer."
 )
 
 
@@ -40,7 +42,12 @@ def _group() -> None:
 @app.command(epilog=_EPILOG)
 def show(
     context: typer.Context,
-    artifact: Annotated[str, typer.Argument(metavar="DIGEST|FILE", help="sha256:HEX, or the artifact itself.")],
+    artifact: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIGEST|FILE|IMAGE", help="sha256:HEX, the artifact itself, or IMAGE, IMAGE:TAG, IMAGE@sha256:HEX."
+        ),
+    ],
     svg: Annotated[
         Path | None, typer.Option("--svg", metavar="FILE", help="Draw it into this file; - is standard output.")
     ] = None,
@@ -48,6 +55,9 @@ def show(
         list[Path] | None,
         typer.Option("--bundle", "-b", help="Bundle to look at; may be repeated [default: FILE.sigstore.json, if any]"),
     ] = None,
+    registry: Annotated[
+        bool, typer.Option("--registry/--no-registry", help="Look at what is attached to an image in its registry.")
+    ] = True,
     trust: Annotated[
         Path | None,
         typer.Option(
@@ -63,10 +73,11 @@ def show(
     """Show source, build, artifact, attestations and deploy decisions; what is not verified is marked as such."""
     if svg is not None and str(svg) == STDOUT and json_output:
         raise typer.BadParameter("standard output cannot be both; name a file", param_hint="--svg")
-    asked = _read(artifact, bundle)
+    options = options_of(context)
+    asked = _read(artifact, bundle) or _image(artifact, bundle, options, registry=registry)
     with ExitStack() as stack:
         picture = stack.enter_context(OutputFile(svg, "--svg", inputs=asked.inputs)) if svg is not None else None
-        gateway, root = _gateway(options_of(context), stack, trust, offline=offline)
+        gateway, root = _gateway(options, stack, trust, offline=offline)
         graph = _graph(asked, gateway, root, depth=depth, show_all=show_all)
         if picture is not None:
             from sealkeeper.client.provenance_svg import provenance_svg
@@ -89,6 +100,8 @@ class _Asked:
     path: Path | None = None
     artifact: Artifact | None = None
     children: tuple[IndexChild, ...] = ()
+    name: str = ""
+    attached: tuple[Sources, ...] = ()
 
     @property
     def inputs(self) -> list[Path]:
@@ -96,7 +109,8 @@ class _Asked:
         return [one for one in (*self.bundles, *([self.path] if self.path is not None else [])) if one.exists()]
 
 
-def _read(text: str, bundles: Sequence[Path] | None) -> _Asked:
+def _read(text: str, bundles: Sequence[Path] | None) -> _Asked | None:
+    """A digest or a file; ``None`` where it is an image."""
     from sealkeeper.client.provenance_sources import MAX_INDEX, index_children
     from sealkeeper.verify import Artifact
 
@@ -107,12 +121,35 @@ def _read(text: str, bundles: Sequence[Path] | None) -> _Asked:
         raise typer.BadParameter("must be sha256: and 64 lower-case hexadecimal digits", param_hint="DIGEST")
     if path.is_dir():
         raise typer.BadParameter(f"{printable(path)} is a folder", param_hint="FILE")
+    if image_of(text, bare=True) is not None:
+        return None
     artifact = Artifact.from_path(path)
     digest = f"sha256:{artifact.digest('SHA2_256').hex()}"
     with path.open("rb") as file:
         children = index_children(file.read(MAX_INDEX + 1))
     given = bundles if bundles is not None else [beside] if beside.is_file() else []
-    return _Asked(digest, tuple(given), path, artifact, tuple(children))
+    return _Asked(digest, tuple(given), path, artifact, tuple(children), path.name)
+
+
+def _image(text: str, bundles: Sequence[Path] | None, options: Options, *, registry: bool) -> _Asked:
+    """An image, with what its registry has of it."""
+    from sealkeeper.client.gate_evidence import image_target
+    from sealkeeper.client.provenance_sources import RegistrySources
+    from sealkeeper.registry import Deadline, ImageReference
+
+    reference, given = ImageReference.parse(text), tuple(bundles or ())
+    if reference.digest and not _DIGEST.fullmatch(reference.digest):
+        raise typer.BadParameter("is known by its SHA-256 here: @sha256:HEX", param_hint="IMAGE")
+    if not registry:
+        if not reference.digest:
+            raise typer.BadParameter("needs @sha256:HEX where its registry is not asked", param_hint="IMAGE")
+        return _Asked(reference.digest, given, name=str(reference))
+    opened, deadline = open_registry(), Deadline.after(options.timeout)
+    target = image_target(reference, opened, deadline)
+    sources = RegistrySources(opened, target, deadline)
+    return _Asked(
+        target.artifact.digest, given, children=sources.children, name=target.artifact.name, attached=(sources,)
+    )
 
 
 def _gateway(
@@ -132,7 +169,7 @@ def _gateway(
     except ConfigurationError as error:
         if root is None:
             raise
-        note(f"note: only files are looked at: {printable(error)}")
+        note(f"note: no gateway is asked: {printable(error)}")
         return [], root
     if root is None:
         found = client.trust_root(parent)
@@ -146,13 +183,13 @@ def _graph(
     from sealkeeper.client.provenance_graph import build_graph
     from sealkeeper.client.provenance_sources import FileSources, gather
 
-    sources = [FileSources(asked.bundles), *gateway]
+    sources = [FileSources(asked.bundles), *asked.attached, *gateway]
     chain = gather(asked.digest, sources, root, artifact=asked.artifact, depth=depth)
     return build_graph(
         asked.digest,
         chain.statements,
         chain.decisions,
-        name=asked.path.name if asked.path is not None else "",
+        name=asked.name,
         children=asked.children,
         notes=chain.notes,
         show_all=show_all,
