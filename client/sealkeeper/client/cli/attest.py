@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
@@ -133,38 +133,47 @@ def attest(
         targets = look_up(images, registry, options, children=children) if registry is not None else []
         subjects = [*_subjects(paths, quiet=json_output), *_of_images(targets), *named]
         client = stack.enter_context(options.client())
-        reports, bundles = [], []
+        reports, bundles = [], list[bytes]()
         for one, place in zip(wanted, places, strict=True):
             answer = _attest(client, name, subjects, one, report, certificate=certificate, transient=transient)
             reports.append(_hand_over(answer, one, place, as_json=json_output))
             bundles.append(answer.signature.bundle)
     # Whatever the registry says then, all that was signed has been handed over.
     if attach and registry is not None:
-        for bundle, told in zip(bundles, reports, strict=True):
-            told["attached"] = _attach(registry, targets, bundle, told["bundle"], options, as_json=json_output)
+        with _how_to_go_on(targets, wanted):
+            for bundle, told in zip(bundles, reports, strict=True):
+                say = note if told["bundle"] == STDOUT else print_text
+                told["attached"] = _attach(registry, targets, bundle, options, None if json_output else say)
     if json_output:
         print_json(reports if len(reports) > 1 else reports[0])
 
 
 def _attach(
-    registry: Registry, targets: Sequence[Target], bundle: bytes, place: str, options: Options, *, as_json: bool
+    registry: Registry, targets: Sequence[Target], bundle: bytes, options: Options, say: Callable[[str], None] | None
 ) -> list[dict[str, Any]]:
     """Attach a bundle to all images that it is about."""
     from sealkeeper.client.image_attachments import attach, read_bundle
+
+    read, told = read_bundle(bundle), []
+    for one in (one for target in targets for one in attach(registry, target, read, options.timeout)):
+        told.append(attachment_document(one))
+        if say is not None:
+            print_attachment(one, say)
+    return told
+
+
+@contextmanager
+def _how_to_go_on(targets: Sequence[Target], wanted: Sequence[_Wanted]) -> Iterator[None]:
+    """What is signed need not be signed again where a registry fails."""
     from sealkeeper.registry import RegistryError
 
-    read, told, say = read_bundle(bundle), [], note if place == STDOUT else print_text
-    for target in targets:
-        try:
-            for one in attach(registry, target, read, options.timeout):
-                told.append(attachment_document(one))
-                if not as_json:
-                    print_attachment(one, say)
-        except RegistryError as error:
-            file = "BUNDLE" if place == STDOUT else printable(place)
-            error.next_step = f"{error.next_step}; it is signed: then sealkeeper attach {target.image} {file}"
-            raise
-    return told
+    try:
+        yield
+    except RegistryError as error:
+        files = " ".join("BUNDLE" if str(one.output) == STDOUT else printable(one.output) for one in wanted)
+        commands = " && ".join(f"sealkeeper attach {target.image} {files}" for target in targets)
+        error.next_step = f"{error.next_step}; all is signed: attach it with {commands}"
+        raise
 
 
 def _attest(

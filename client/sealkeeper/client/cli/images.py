@@ -31,10 +31,10 @@ def image_of(text: str, *, bare: bool = False) -> ImageReference | None:
     Raises:
         ImageReferenceError: the text has a digest and is no image.
     """
+    if _DIGEST.match(text) or _is_there(text):
+        return None
     from sealkeeper.registry import ImageReference, RegistryError
 
-    if _DIGEST.match(text) or Path(text).exists():
-        return None
     try:
         reference = ImageReference.parse(text)
     except RegistryError:
@@ -45,6 +45,14 @@ def image_of(text: str, *, bare: bool = False) -> ImageReference | None:
     named = bool(slash) and ("." in host or ":" in host or host == "localhost")
     tagged = ":" in text.rpartition("/")[2]
     return reference if tagged or (bare and named) else None
+
+
+def _is_there(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:
+        # Images have longer names than files may.
+        return False
 
 
 def open_registry() -> Registry:

@@ -119,10 +119,10 @@ def _read(text: str, bundles: Sequence[Path] | None) -> _Asked | None:
     path, beside = Path(text), Path(f"{text}{SUFFIX}")
     if _ALGORITHM.match(text) and not path.exists():
         raise typer.BadParameter("must be sha256: and 64 lower-case hexadecimal digits", param_hint="DIGEST")
-    if path.is_dir():
-        raise typer.BadParameter(f"{printable(path)} is a folder", param_hint="FILE")
     if image_of(text, bare=True) is not None:
         return None
+    if path.is_dir():
+        raise typer.BadParameter(f"{printable(path)} is a folder", param_hint="FILE")
     artifact = Artifact.from_path(path)
     digest = f"sha256:{artifact.digest('SHA2_256').hex()}"
     with path.open("rb") as file:
