@@ -336,7 +336,14 @@ def test_a_reader_that_has_gone_is_neither_a_refusal_nor_a_success(bundle: Path,
 def test_an_interruption_says_so_and_is_exit_code_130(bundle: Path, options: list[str]) -> None:
     os.mkfifo("pipe")
     command = [*COMMAND, "verify", "a", "--bundle", "pipe", *AS_KEY, *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where tests run in the background of a shell, they are deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     # Opening it waits until the command reads it.
     with Path("pipe").open("wb"):
         process.send_signal(signal.SIGINT)
