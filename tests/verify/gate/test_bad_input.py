@@ -392,6 +392,17 @@ def test_more_parameters_than_can_be_compared_are_a_reason(believed: bool) -> No
     assert decided(policy, [signed, by_key(provenance(parameters={"p": "x"}))]).outcome is Outcome.ALLOW
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [{"": "evil"}, {"": {"": "evil"}}, {"": {"ref": "main"}}, {"ref": "main", "": "evil"}, {"": {}}, {"": []}],
+)
+def test_a_parameter_with_an_empty_name_is_one_that_the_policy_does_not_know(parameters: Any) -> None:
+    policy = BUILT.replace("minimum_level: 2", "minimum_level: 2, parameters: {ref: main}")
+    decision = decided(policy, [by_key(provenance(parameters=parameters))])
+    assert codes(decision) == {"BUILD_PARAMETERS"}
+    assert decided(policy, [by_key(provenance(parameters={"ref": "main"}))]).outcome is Outcome.ALLOW
+
+
 def test_levels_that_are_no_levels_reach_none() -> None:
     policy = f"{POLICY}\nrequire: {{promotion: {{verifier: https://gw/gates/staging, signers: [gates]}}}}\n"
     for level in ("SLSA_BUILD_LEVEL_9", "SLSA_BUILD_LEVEL_", "SLSA_BUILD_LEVEL_33"):

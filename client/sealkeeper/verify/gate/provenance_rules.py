@@ -218,7 +218,8 @@ def _parameters(wanted: Mapping[str, Sequence[Pattern]], found: Mapping[str, Any
 def leaves(value: Any) -> Iterator[tuple[str, str]]:
     """Every text, number and truth value with its path, parts joined by ``/``; items of a list have the list's path.
 
-    In names ``.``, ``/`` and ``%`` are written ``%2E``, ``%2F`` and ``%25``. Empty objects and lists count as one.
+    In names ``.``, ``/`` and ``%`` are written ``%2E``, ``%2F`` and ``%25``, and an empty name ``%``: it must not make
+    two paths alike, or none. Empty objects and lists count as one.
 
     Raises:
         PredicateError: there are more than 10,000.
@@ -239,7 +240,7 @@ def leaves(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _escaped(name: str) -> str:
-    return name.replace("%", "%25").replace(".", "%2E").replace("/", "%2F")
+    return "%" if not name else name.replace("%", "%25").replace(".", "%2E").replace("/", "%2F")
 
 
 def leaf_text(value: Any) -> str:
