@@ -221,7 +221,7 @@ async def test_a_registry_that_the_settings_do_not_name_is_not_asked(house: Gate
 
 async def test_a_registry_that_cannot_be_reached_refuses_and_is_asked_again(tmp_path: Path) -> None:
     app = artifact("app")
-    house = await GateHouse.make(tmp_path / "gateway", settings='[gates]\nregistries = ["127.0.0.1:9"]\n')
+    house = await GateHouse.make(tmp_path / "gateway", settings='[gates.registries.local]\nhost = "127.0.0.1:9"\n')
     async with house.house.running() as gateway:
         await house.furnish(gateway)
         for _ in range(2):
@@ -231,7 +231,7 @@ async def test_a_registry_that_cannot_be_reached_refuses_and_is_asked_again(tmp_
 
 async def test_what_is_attached_in_a_registry_that_the_settings_name_counts_and_is_remembered(tmp_path: Path) -> None:
     with scripted_registry() as registry:
-        settings = f'[gates]\nregistries = ["{registry.host}"]\n'
+        settings = f'[gates.registries.local]\nhost = "{registry.host}"\n'
         house = await GateHouse.make(tmp_path / "gateway", settings=settings)
         image = registry.push_image("acme/app", "1.0")
         app = attestation_pb2.Subject(name=f"{registry.host}/acme/app:1.0", digest={"sha256": image[7:]})

@@ -17,7 +17,7 @@ from sealkeeper.server.gate_exceptions import MAX_ACTIVE, GateExceptions, order_
 from sealkeeper.server.gate_messages import question_of
 from sealkeeper.server.gates import MAX_GATES
 from sealkeeper.server.resources import GateName
-from sealkeeper.server.settings import GateSettings
+from sealkeeper.server.settings import RegistrySettings
 from sealkeeper.v1 import attestation_pb2, gate_pb2
 from tests.e2e.running import PARENT
 from tests.server.gate_house import DENY, GATE, POLICY, GateHouse, artifact
@@ -74,11 +74,18 @@ def test_a_good_question_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize("host", ["", "ghcr.io/acme", "https://ghcr.io", "GHCR.io", "ghcr.io:0", "ghcr.io:", "a b"])
 def test_what_is_no_host_of_a_registry_is_no_setting(host: str) -> None:
     with pytest.raises(ValueError, match="must be the host of a registry"):
-        GateSettings(registries=[host])
+        RegistrySettings(host=host)
 
 
 def test_hosts_of_registries_with_and_without_ports_are_settings() -> None:
-    assert GateSettings(registries=["ghcr.io", "127.0.0.1:5000"]).registries == ["ghcr.io", "127.0.0.1:5000"]
+    hosts = ["ghcr.io", "127.0.0.1:5000"]
+    assert [RegistrySettings(host=one).host for one in hosts] == hosts
+
+
+@pytest.mark.parametrize("name", ["", "/acme", "acme/", "Acme", "acme//app", "acme/*", "acme/../other"])
+def test_what_is_no_repository_is_no_setting(name: str) -> None:
+    with pytest.raises(ValueError, match="must be the name of a repository"):
+        RegistrySettings(host="ghcr.io", repositories=["acme/app", name])
 
 
 @pytest.fixture

@@ -61,6 +61,28 @@ def test_a_bad_setting_of_the_file_is_named(file: Path, old: str, new: str, said
     assert said in refusal(file)
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ('tenants = ["globex"]', "gates.registries.one.tenants: there is no tenant 'globex'"),
+        ('credentials = "docker.json"', "gates.registries.one: with credentials, name the tenants"),
+        ('repositories = ["acme/*"]', "gates.registries.one.repositories.0: must be the name of a repository"),
+        ('user = "x"', "gates.registries.one.user: there is no such setting; known here are host, repositories"),
+    ],
+)
+def test_a_bad_setting_of_a_registry_is_named(file: Path, section: str, said: str) -> None:
+    several = GOOD.replace('["acme"]', '["acme", "initech"]')
+    file.write_text(f'{several}\n[gates.registries.one]\nhost = "ghcr.io"\n{section}\n')
+    assert said in refusal(file)
+
+
+def test_the_files_of_a_registry_are_beside_the_settings(file: Path) -> None:
+    section = '[gates.registries.one]\nhost = "ghcr.io"\ncredentials = "docker.json"\nca = "/etc/ca.pem"\n'
+    file.write_text(f"{GOOD}\n{section}")
+    one = load_settings(file).gates.registries["one"]
+    assert (one.credentials, one.ca) == (file.parent / "docker.json", Path("/etc/ca.pem"))
+
+
 def test_a_string_where_the_gateways_section_belongs_is_named(file: Path) -> None:
     start, end = GOOD.index("[gateway]"), GOOD.index("[storage]")
     file.write_text('gateway = "x"\n' + GOOD[:start] + GOOD[end:])

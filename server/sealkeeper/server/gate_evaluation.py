@@ -25,13 +25,13 @@ from sealkeeper.server.gate_evidence import (
     EvidenceSources,
     Listed,
     Reader,
-    Registries,
     Search,
     fingerprint,
     given_bundles,
     verifiers_of,
 )
 from sealkeeper.server.gate_exceptions import GateExceptions
+from sealkeeper.server.gate_registries import Registries
 from sealkeeper.server.policy_trials import Places
 from sealkeeper.server.resources import GateName
 from sealkeeper.server.trust import Trust
@@ -201,7 +201,8 @@ class GateEvaluation:
             given.update(await self._in_thread(question.gate, lambda: given_bundles(question.bundles, artifact)))
         attached: Mapping[str, Sequence[FoundBundle] | EvidenceError] = {}
         if question.image is not None:
-            attached = await self._registries.attached(question.image, (artifact, *artifact.children))
+            artifacts = (artifact, *artifact.children)
+            attached = await self._registries.attached(question.gate.tenant, question.image, artifacts)
         return Search(
             question.gate,
             own_environment(policy, question.environment),

@@ -1,4 +1,5 @@
-"""Where gates find evidence about artifacts: kept attestations, other gates' summaries, the request, a registry.
+"""Where gates find evidence about artifacts: kept attestations, other gates' summaries, the request, registries
+(``gate_registries.py``).
 
 What there is, is listed first, on the event loop, and costs a look into an index; so a verdict that is remembered can
 be held against what there is now. Bundles are read by whoever looks at them, in a thread.
@@ -8,33 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
 from hashlib import sha256
-from pathlib import Path
 from typing import Protocol
 
-from sealkeeper.registry import (
-    ConfigFiles,
-    CosignAttestation,
-    CosignSignature,
-    Deadline,
-    Hosts,
-    ImageReference,
-    Limits,
-    Registry,
-    RegistryError,
-    find_bundles,
-    to_bundle,
-)
-from sealkeeper.registry import FoundBundles as AttachedBundles
-from sealkeeper.registry.errors import TooLargeError, TooManyError
 from sealkeeper.server.attestation import Attestation
 from sealkeeper.server.attestation import Search as AttestationSearch
 from sealkeeper.server.attestations import Attestations
 from sealkeeper.server.bundle_files import BundleFiles
-from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.errors import OverloadedError, UnavailableError
 from sealkeeper.server.resources import GateName
 from sealkeeper.server.store.gate_tables import GateDecisionTable, SummaryRow
@@ -50,10 +32,6 @@ SHA2 = ("sha256", "sha384", "sha512")
 MAX_SUMMARIES = 32
 """Of other gates, about one artifact: those that the policy names first, then the newest."""
 _HASHES = {"SHA2_256": "sha256", "SHA2_384": "sha384", "SHA2_512": "sha512"}
-_REGISTRY_SECONDS = 15.0
-_REGISTRY_THREADS = 8
-_MAX_ASKING = 64
-_MAX_REMEMBERED = 1000
 UNAVAILABLE = "ATTESTATIONS_UNAVAILABLE"
 
 
@@ -263,104 +241,6 @@ def _claimed(data: bytes) -> set[str]:
     if content.digest is None or content.digest.algorithm not in _HASHES:
         return set()
     return {f"{_HASHES[content.digest.algorithm]}:{content.digest.digest.hex()}"}
-
-
-class Registries:
-    """Asks the registries that the settings name, in threads of its own, and remembers their answers for a time.
-
-    Args:
-        hosts: that may be asked.
-        credentials: path of a Docker config file; ``None`` asks as nobody.
-        remember: for how long.
-        clock: the time.
-    """
-
-    def __init__(self, hosts: Sequence[str], credentials: Path | None, remember: timedelta, clock: SteadyClock) -> None:
-        self._hosts = frozenset(hosts)
-        self._remember = remember
-        self._clock = clock
-        source = ConfigFiles((credentials,)) if credentials is not None else None
-        # Whoever runs the gateway has named them, so they may be within its own network; nothing else may.
-        self._registry = Registry(source, Hosts(local=self._hosts))
-        self._threads = ThreadPoolExecutor(_REGISTRY_THREADS, "sealkeeper-gates-registry")
-        self._asking = 0
-        self._known: dict[tuple[str, str], tuple[float, Sequence[FoundBundle]]] = {}
-
-    async def attached(
-        self, image: ImageReference, artifacts: Sequence[Artifact]
-    ) -> Mapping[str, Sequence[FoundBundle] | EvidenceError]:
-        """What is attached to artifacts in an image's repository, by their digests; or why that cannot be had.
-
-        Raises:
-            OverloadedError: too many are asked at the moment.
-        """
-        if image.registry not in self._hosts:
-            said = f"the gateway may not ask the registry {image.registry}"
-            problem = EvidenceError(UNAVAILABLE, f"{said}: its settings, gates.registries, do not name it")
-            return {one.digest: problem for one in artifacts}
-        if self._asking >= _MAX_ASKING:
-            raise OverloadedError("too many registries are being asked", retry_after=timedelta(seconds=1))
-        self._asking += 1
-        try:
-            work = self._ask_all(image, artifacts)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._asking -= 1
-
-    def _ask_all(
-        self, image: ImageReference, artifacts: Sequence[Artifact]
-    ) -> Callable[[], Mapping[str, Sequence[FoundBundle] | EvidenceError]]:
-        def work() -> Mapping[str, Sequence[FoundBundle] | EvidenceError]:
-            deadline = Deadline.after(_REGISTRY_SECONDS)
-            return {one.digest: self._ask(image, one, deadline) for one in artifacts}
-
-        return work
-
-    def _ask(
-        self, image: ImageReference, artifact: Artifact, deadline: Deadline
-    ) -> Sequence[FoundBundle] | EvidenceError:
-        value = artifact.digests.get("sha256", "")
-        if not value:
-            return EvidenceError(UNAVAILABLE, "registries know images by SHA-256, and no such digest was given")
-        reference, now = image.with_digest(f"sha256:{value}"), self._clock.machine().timestamp()
-        known = self._known.get((reference.name, value))
-        if known is not None and 0 <= now - known[0] < self._remember.total_seconds():
-            return known[1]
-        try:
-            found = _found(find_bundles(self._registry, reference, Limits(MAX_BUNDLES, total_size=MAX_BYTES), deadline))
-        except TooManyError as error:
-            return EvidenceError("ATTESTATIONS_TOO_MANY", str(error))
-        except TooLargeError as error:
-            return EvidenceError("ATTESTATIONS_TOO_LARGE", str(error))
-        except RegistryError as error:
-            return EvidenceError(UNAVAILABLE, f"{error} ({error.reason}): {error.next_step}")
-        self._keep(reference.name, value, now, found)
-        return found
-
-    def _keep(self, name: str, digest: str, now: float, found: Sequence[FoundBundle]) -> None:
-        # What is large is had again: the memory is for many.
-        if sum(len(one.data) for one in found) > MAX_BYTES // 64:
-            return
-        if len(self._known) >= _MAX_REMEMBERED:
-            self._known.clear()
-        self._known[name, digest] = now, found
-
-    async def close(self) -> None:
-        """Finish what is under way."""
-        await asyncio.to_thread(self._threads.shutdown)
-
-
-def _found(attached: AttachedBundles) -> Sequence[FoundBundle]:
-    found = [FoundBundle(one.data, f"registry: {one.origin}") for one in attached.bundles]
-    older: list[CosignSignature | CosignAttestation] = [*attached.signatures, *attached.attestations]
-    for one in older:
-        try:
-            found.append(FoundBundle(to_bundle(one), f"registry: {one.origin}"))
-        except RegistryError as error:
-            found.append(FoundBundle(b"", f"registry: {one.origin} ({error})"))
-    # So that a developer is told that there is something.
-    found += [FoundBundle(b"", f"registry: {one.origin} ({one.problem})") for one in attached.unusable]
-    return found
 
 
 class Reader:

@@ -9,8 +9,9 @@ from sealkeeper.server.bundle_files import BundleFiles
 from sealkeeper.server.clock import SteadyClock
 from sealkeeper.server.gate_decisions import GateDecisions
 from sealkeeper.server.gate_evaluation import GateEvaluation
-from sealkeeper.server.gate_evidence import AttestationSource, EvidenceSources, Registries
+from sealkeeper.server.gate_evidence import AttestationSource, EvidenceSources
 from sealkeeper.server.gate_exceptions import GateExceptions, open_gate_exceptions
+from sealkeeper.server.gate_registries import Registries
 from sealkeeper.server.gate_simulation import GateSimulations
 from sealkeeper.server.gate_snapshots import GateSnapshots
 from sealkeeper.server.gate_summaries import GateSummaries
@@ -86,7 +87,7 @@ async def open_gate_parts(
     table = GateDecisionTable(database)
     decisions = GateDecisions(table, files, clock, own.keep_decisions, own.max_decisions)
     sources = EvidenceSources(attestations, table, files, domain)
-    registries = Registries(own.registries, own.registry_credentials, own.cache, clock)
+    registries = Registries(own.registries, own.cache, clock)
     evaluation = GateEvaluation(sources, registries, exceptions, trust, clock, own.cache, len(settings.tenants))
     summaries = GateSummaries(signing, domain, own.cache)
     snapshots = GateSnapshots(gates, exceptions, signing, trust, clock, own.snapshot_lifetime)

@@ -13,6 +13,9 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9.-]{1,253}|\[[0-9a-f:]{2,39}\]):(?P<port>[0-9]{1,5})")
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+# OCI distribution spec v1.1, "Pulling manifests".
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _OTLP = re.compile(r"(?P<scheme>https?://)?(?P<address>.+)")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _ON_LOOPBACK = re.compile(rf"(?:{'|'.join(map(re.escape, LOOPBACK))})(?::[0-9]{{1,5}})?")
@@ -67,11 +70,18 @@ def _registry_host(value: str) -> str:
     return value
 
 
+def _repository_name(value: str) -> str:
+    if not _REPOSITORY.fullmatch(value) or len(value) > 255:
+        raise ValueError("must be the name of a repository, or what its name begins with, for example acme/tools")
+    return value
+
+
 Region = Annotated[str, AfterValidator(_region)]
 Domain = Annotated[str, AfterValidator(_domain)]
 Address = Annotated[str, AfterValidator(_address)]
 OtlpEndpoint = Annotated[str, AfterValidator(_otlp_endpoint)]
 RegistryHost = Annotated[str, AfterValidator(_registry_host)]
+RepositoryName = Annotated[str, AfterValidator(_repository_name)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 
 

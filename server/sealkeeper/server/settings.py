@@ -30,6 +30,7 @@ from sealkeeper.server.setting_types import (
     OtlpEndpoint,
     Region,
     RegistryHost,
+    RepositoryName,
     Section,
 )
 from sealkeeper.verify.trust import PUBLIC_GOOD
@@ -143,13 +144,29 @@ class ApprovalSettings(Section):
     lifetime: timedelta = Field(default=timedelta(hours=24), ge=timedelta(minutes=1), le=timedelta(days=30))
 
 
+class RegistrySettings(Section):
+    """An OCI registry that gates may ask. Of several that name an image, the one that names it most closely is asked.
+
+    Attributes:
+        host: with its port where it has one.
+        repositories: that may be asked for, with what is below them; empty for all.
+        tenants: whose gates may ask; empty for all tenants'. Of several tenants, those with credentials are named.
+        credentials: Docker config file with the credentials to ask with; ``None`` asks as nobody.
+        ca: PEM file of CAs to trust instead of the system's.
+    """
+
+    host: RegistryHost
+    repositories: list[RepositoryName] = Field(default=[], max_length=1000)
+    tenants: list[Identifier] = Field(default=[])
+    credentials: Path | None = None
+    ca: Path | None = None
+
+
 class GateSettings(Section):
     """Deploy gates.
 
     Attributes:
-        registries: hosts of the OCI registries that the gateway may ask for what is attached to an image, for gates of
-            every tenant; each with its port where it has one. None may be asked unless it is named.
-        registry_credentials: Docker config file with the credentials for them.
+        registries: that the gateway may ask for what is attached to an image, by name of the section; no others.
         trust_roots: of other Sigstore instances, by the name that policies' signers have for them: the path of a
             ``trusted_root.json``, or ``public-good`` for the root in the ``sigstore`` package.
         cache: for how long a verdict counts while nothing has changed that it rests on, what registries answered, and
@@ -159,8 +176,7 @@ class GateSettings(Section):
         max_decisions: that are kept at most, of all gates together; the oldest make room.
     """
 
-    registries: list[RegistryHost] = Field(default=[], max_length=100)
-    registry_credentials: Path | None = None
+    registries: dict[Identifier, RegistrySettings] = Field(default={}, max_length=1000)
     trust_roots: dict[Identifier, Annotated[str, Field(min_length=1, max_length=4096)]] = Field(default={})
     cache: timedelta = Field(default=timedelta(minutes=5), ge=timedelta(0), le=timedelta(hours=1))
     snapshot_lifetime: timedelta = Field(default=timedelta(hours=24), ge=timedelta(minutes=5), le=timedelta(days=30))
@@ -247,6 +263,11 @@ class Settings(BaseSettings):
             *(("initial_policies", tenant) for tenant in self.initial_policies),
             *(("quotas.tenants", tenant) for tenant in self.quotas.tenants),
             *(
+                (f"gates.registries.{name}.tenants", tenant)
+                for name, registry in self.gates.registries.items()
+                for tenant in registry.tenants
+            ),
+            *(
                 (f"issuers.{name}.principals[{place}].tenant", rule.tenant)
                 for name, issuer in self.issuers.items()
                 for place, rule in enumerate(issuer.principals)
@@ -260,6 +281,15 @@ class Settings(BaseSettings):
         for setting, tenant in named:
             if tenant not in self.tenants:
                 raise ValueError(f"{setting}: there is no tenant {tenant!r} in tenants")
+        return self
+
+    @model_validator(mode="after")
+    def _credentials_are_somebodys(self) -> Settings:
+        for name, one in self.gates.registries.items():
+            if one.credentials is not None and not one.tenants and len(self.tenants) > 1:
+                raise ValueError(
+                    f"gates.registries.{name}: with credentials, name the tenants whose gates may ask with them"
+                )
         return self
 
     @model_validator(mode="after")
@@ -387,7 +417,8 @@ _PATHS = (
     ("storage", "directory"),
     ("initial_policies", "*"),
     ("identity", "deny_list"),
-    ("gates", "registry_credentials"),
+    ("gates", "registries", "*", "credentials"),
+    ("gates", "registries", "*", "ca"),
     ("gates", "trust_roots", "*"),
     ("issuers", "*", "jwks_file"),
     ("issuers", "*", "ca"),
