@@ -403,6 +403,26 @@ def test_a_parameter_with_an_empty_name_is_one_that_the_policy_does_not_know(par
     assert decided(policy, [by_key(provenance(parameters={"ref": "main"}))]).outcome is Outcome.ALLOW
 
 
+@pytest.mark.parametrize(
+    ("finished", "signed", "outcome"),
+    [
+        (-30, -30, Outcome.DENY),
+        (-20, -20, Outcome.DENY),
+        (-25, 0, Outcome.DENY),
+        (-10, 0, Outcome.ALLOW),
+        (-40, -40, Outcome.ALLOW),
+    ],
+)
+def test_what_was_made_while_its_signer_was_revoked_is_refused_whenever_it_was_stamped(
+    finished: int, signed: int, outcome: Outcome
+) -> None:
+    day = timedelta(days=1)
+    period = f"from: {NOW - 30 * day:%FT%TZ}, until: {NOW - 20 * day:%FT%TZ}"
+    policy = f"{BUILT}revoked: [{{signer: release, {period}, reason: x}}]\n"
+    said = provenance(finished=f"{NOW + finished * day:%FT%TZ}")
+    assert decided(policy, [by_key(said, moment=NOW + signed * day)]).outcome is outcome
+
+
 def test_levels_that_are_no_levels_reach_none() -> None:
     policy = f"{POLICY}\nrequire: {{promotion: {{verifier: https://gw/gates/staging, signers: [gates]}}}}\n"
     for level in ("SLSA_BUILD_LEVEL_9", "SLSA_BUILD_LEVEL_", "SLSA_BUILD_LEVEL_33"):
