@@ -128,12 +128,9 @@ def test_what_cannot_be_right_is_not_sent(make: Callable[[], Any], field: str) -
 
 
 def test_what_a_build_says_is_sent_as_it_is() -> None:
-    started = datetime(2026, 1, 2, tzinfo=UTC)
-    report = BuildReport("https://example.org/build", {"a": 1}, [{"uri": "pkg:x"}], [{"name": "log"}], started)
-    said = attest_slsa(KEY, [ABOUT], report).request.slsa_provenance
-    assert (said.build_type, json.loads(said.external_parameters)) == ("https://example.org/build", {"a": 1})
+    said = attest_slsa(KEY, [ABOUT], BuildReport({"a": 1}, [{"uri": "pkg:x"}])).request.slsa_provenance
+    assert json.loads(said.external_parameters) == {"a": 1}
     assert json.loads(said.resolved_dependencies) == [{"uri": "pkg:x"}]
-    assert (json.loads(said.byproducts), said.started_on.ToDatetime(UTC)) == ([{"name": "log"}], started)
     assert attest_slsa(KEY, [ABOUT]).request.WhichOneof("content") == "slsa_provenance"
 
 

@@ -241,7 +241,7 @@ def test_whatever_a_build_says_source_builder_and_workflow_are_the_tokens(
 ) -> None:
     honest = made("github", GITHUB)
     try:
-        found = made("github", GITHUB, BuildReport("", parameters, dependencies, []))
+        found = made("github", GITHUB, BuildReport(parameters, dependencies))
     except InvalidRequestError:
         return
     assert found["runDetails"] == honest["runDetails"]

@@ -36,18 +36,12 @@ class BuildReport:
     """What a build says of itself; who built what from which source, the gateway writes.
 
     Attributes:
-        build_type: URI; empty for the one of the caller's CI system.
         external_parameters: what was given to the build from outside; any JSON.
         resolved_dependencies: in-toto ResourceDescriptors of what it used, beside the source.
-        byproducts: ResourceDescriptors of what else came out.
-        started_on: when it began; ``None`` where that is not known.
     """
 
-    build_type: str = ""
     external_parameters: Mapping[str, Any] | None = None
     resolved_dependencies: Sequence[Mapping[str, Any]] = ()
-    byproducts: Sequence[Mapping[str, Any]] = ()
-    started_on: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +122,8 @@ def attest_slsa(
     request = _request(key, subjects, certificate=certificate, transient=transient, request_id=request_id)
     said = request.slsa_provenance
     said.SetInParent()
-    said.build_type = report.build_type
     said.external_parameters = _json(dict(report.external_parameters or {}))
     said.resolved_dependencies = _json([dict(one) for one in report.resolved_dependencies])
-    said.byproducts = _json([dict(one) for one in report.byproducts])
-    if report.started_on is not None:
-        said.started_on.FromDatetime(report.started_on)
 
     def check(response: attestation_pb2.AttestResponse) -> attestation_pb2.AttestResponse:
         _checked(response, request, PROVENANCE_V1)

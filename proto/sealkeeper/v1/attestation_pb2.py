@@ -27,7 +27,7 @@ from sealkeeper.v1 import resources_pb2 as sealkeeper_dot_v1_dot_resources__pb2
 from sealkeeper.v1 import signing_pb2 as sealkeeper_dot_v1_dot_signing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsealkeeper/v1/attestation.proto\x12\rsealkeeper.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dsealkeeper/v1/resources.proto\x1a\x1bsealkeeper/v1/signing.proto\"z\n\x07Subject\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x06\x64igest\x18\x02 \x03(\x0b\x32\".sealkeeper.v1.Subject.DigestEntry\x1a-\n\x0b\x44igestEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\'\n\tPredicate\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04json\x18\x02 \x01(\x0c\"\xa4\x01\n\x0eSlsaProvenance\x12\x12\n\nbuild_type\x18\x01 \x01(\t\x12\x1b\n\x13\x65xternal_parameters\x18\x02 \x01(\x0c\x12\x1d\n\x15resolved_dependencies\x18\x03 \x01(\x0c\x12\x12\n\nbyproducts\x18\x04 \x01(\x0c\x12.\n\nstarted_on\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x98\x02\n\rAttestRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x08subjects\x18\x02 \x03(\x0b\x32\x16.sealkeeper.v1.Subject\x12-\n\tpredicate\x18\x03 \x01(\x0b\x32\x18.sealkeeper.v1.PredicateH\x00\x12\x38\n\x0fslsa_provenance\x18\x04 \x01(\x0b\x32\x1d.sealkeeper.v1.SlsaProvenanceH\x00\x12\x35\n\x08material\x18\x05 \x01(\x0e\x32#.sealkeeper.v1.VerificationMaterial\x12\x11\n\ttransient\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\tB\t\n\x07\x63ontent\"t\n\x0e\x41ttestResponse\x12+\n\tsignature\x18\x01 \x01(\x0b\x32\x18.sealkeeper.v1.Signature\x12\x35\n\x0b\x61ttestation\x18\x02 \x01(\x0b\x32 .sealkeeper.v1.AttestationRecord\"\xff\x02\n\x11\x41ttestationRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x08subjects\x18\x02 \x03(\x0b\x32\x16.sealkeeper.v1.Subject\x12\x15\n\rsubject_count\x18\x03 \x01(\x05\x12\x16\n\x0epredicate_type\x18\x04 \x01(\t\x12\x13\n\x0bkey_version\x18\x05 \x01(\t\x12\x10\n\x08\x61ttester\x18\x06 \x01(\t\x12\x19\n\x11source_repository\x18\x07 \x01(\t\x12\x12\n\nsource_ref\x18\x08 \x01(\t\x12\x15\n\rsource_commit\x18\t \x01(\t\x12\x12\n\nbuilder_id\x18\n \x01(\t\x12\x12\n\nbuild_type\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tlog_index\x18\r \x01(\x03\x12\x15\n\rbundle_digest\x18\x0e \x01(\x0c\x12\x13\n\x0b\x62undle_size\x18\x0f \x01(\x03\"%\n\x15GetAttestationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"v\n\x16GetAttestationResponse\x12\x35\n\x0b\x61ttestation\x18\x01 \x01(\x0b\x32 .sealkeeper.v1.AttestationRecord\x12\x0e\n\x06\x62undle\x18\x02 \x01(\x0c\x12\x15\n\rbundle_crc32c\x18\x03 \x01(\r\"\x93\x02\n\x17ListAttestationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x16\n\x0esubject_digest\x18\x02 \x01(\t\x12\x16\n\x0epredicate_type\x18\x03 \x01(\t\x12\x19\n\x11source_repository\x18\x04 \x01(\t\x12\x12\n\nbuilder_id\x18\x05 \x01(\t\x12\x0b\n\x03key\x18\x06 \x01(\t\x12)\n\x05\x61\x66ter\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x62\x65\x66ore\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\t \x01(\x05\x12\x12\n\npage_token\x18\n \x01(\t\"k\n\x18ListAttestationsResponse\x12\x36\n\x0c\x61ttestations\x18\x01 \x03(\x0b\x32 .sealkeeper.v1.AttestationRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x9f\x02\n\x12\x41ttestationService\x12\x45\n\x06\x41ttest\x12\x1c.sealkeeper.v1.AttestRequest\x1a\x1d.sealkeeper.v1.AttestResponse\x12]\n\x0eGetAttestation\x12$.sealkeeper.v1.GetAttestationRequest\x1a%.sealkeeper.v1.GetAttestationResponse\x12\x63\n\x10ListAttestations\x12&.sealkeeper.v1.ListAttestationsRequest\x1a\'.sealkeeper.v1.ListAttestationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsealkeeper/v1/attestation.proto\x12\rsealkeeper.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dsealkeeper/v1/resources.proto\x1a\x1bsealkeeper/v1/signing.proto\"z\n\x07Subject\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x06\x64igest\x18\x02 \x03(\x0b\x32\".sealkeeper.v1.Subject.DigestEntry\x1a-\n\x0b\x44igestEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\'\n\tPredicate\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04json\x18\x02 \x01(\x0c\"L\n\x0eSlsaProvenance\x12\x1b\n\x13\x65xternal_parameters\x18\x01 \x01(\x0c\x12\x1d\n\x15resolved_dependencies\x18\x02 \x01(\x0c\"\x98\x02\n\rAttestRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x08subjects\x18\x02 \x03(\x0b\x32\x16.sealkeeper.v1.Subject\x12-\n\tpredicate\x18\x03 \x01(\x0b\x32\x18.sealkeeper.v1.PredicateH\x00\x12\x38\n\x0fslsa_provenance\x18\x04 \x01(\x0b\x32\x1d.sealkeeper.v1.SlsaProvenanceH\x00\x12\x35\n\x08material\x18\x05 \x01(\x0e\x32#.sealkeeper.v1.VerificationMaterial\x12\x11\n\ttransient\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\tB\t\n\x07\x63ontent\"t\n\x0e\x41ttestResponse\x12+\n\tsignature\x18\x01 \x01(\x0b\x32\x18.sealkeeper.v1.Signature\x12\x35\n\x0b\x61ttestation\x18\x02 \x01(\x0b\x32 .sealkeeper.v1.AttestationRecord\"\xff\x02\n\x11\x41ttestationRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x08subjects\x18\x02 \x03(\x0b\x32\x16.sealkeeper.v1.Subject\x12\x15\n\rsubject_count\x18\x03 \x01(\x05\x12\x16\n\x0epredicate_type\x18\x04 \x01(\t\x12\x13\n\x0bkey_version\x18\x05 \x01(\t\x12\x10\n\x08\x61ttester\x18\x06 \x01(\t\x12\x19\n\x11source_repository\x18\x07 \x01(\t\x12\x12\n\nsource_ref\x18\x08 \x01(\t\x12\x15\n\rsource_commit\x18\t \x01(\t\x12\x12\n\nbuilder_id\x18\n \x01(\t\x12\x12\n\nbuild_type\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tlog_index\x18\r \x01(\x03\x12\x15\n\rbundle_digest\x18\x0e \x01(\x0c\x12\x13\n\x0b\x62undle_size\x18\x0f \x01(\x03\"%\n\x15GetAttestationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"v\n\x16GetAttestationResponse\x12\x35\n\x0b\x61ttestation\x18\x01 \x01(\x0b\x32 .sealkeeper.v1.AttestationRecord\x12\x0e\n\x06\x62undle\x18\x02 \x01(\x0c\x12\x15\n\rbundle_crc32c\x18\x03 \x01(\r\"\x93\x02\n\x17ListAttestationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x16\n\x0esubject_digest\x18\x02 \x01(\t\x12\x16\n\x0epredicate_type\x18\x03 \x01(\t\x12\x19\n\x11source_repository\x18\x04 \x01(\t\x12\x12\n\nbuilder_id\x18\x05 \x01(\t\x12\x0b\n\x03key\x18\x06 \x01(\t\x12)\n\x05\x61\x66ter\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x62\x65\x66ore\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\t \x01(\x05\x12\x12\n\npage_token\x18\n \x01(\t\"k\n\x18ListAttestationsResponse\x12\x36\n\x0c\x61ttestations\x18\x01 \x03(\x0b\x32 .sealkeeper.v1.AttestationRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x9f\x02\n\x12\x41ttestationService\x12\x45\n\x06\x41ttest\x12\x1c.sealkeeper.v1.AttestRequest\x1a\x1d.sealkeeper.v1.AttestResponse\x12]\n\x0eGetAttestation\x12$.sealkeeper.v1.GetAttestationRequest\x1a%.sealkeeper.v1.GetAttestationResponse\x12\x63\n\x10ListAttestations\x12&.sealkeeper.v1.ListAttestationsRequest\x1a\'.sealkeeper.v1.ListAttestationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,22 +42,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBJECT_DIGESTENTRY']._serialized_end=265
   _globals['_PREDICATE']._serialized_start=267
   _globals['_PREDICATE']._serialized_end=306
-  _globals['_SLSAPROVENANCE']._serialized_start=309
-  _globals['_SLSAPROVENANCE']._serialized_end=473
-  _globals['_ATTESTREQUEST']._serialized_start=476
-  _globals['_ATTESTREQUEST']._serialized_end=756
-  _globals['_ATTESTRESPONSE']._serialized_start=758
-  _globals['_ATTESTRESPONSE']._serialized_end=874
-  _globals['_ATTESTATIONRECORD']._serialized_start=877
-  _globals['_ATTESTATIONRECORD']._serialized_end=1260
-  _globals['_GETATTESTATIONREQUEST']._serialized_start=1262
-  _globals['_GETATTESTATIONREQUEST']._serialized_end=1299
-  _globals['_GETATTESTATIONRESPONSE']._serialized_start=1301
-  _globals['_GETATTESTATIONRESPONSE']._serialized_end=1419
-  _globals['_LISTATTESTATIONSREQUEST']._serialized_start=1422
-  _globals['_LISTATTESTATIONSREQUEST']._serialized_end=1697
-  _globals['_LISTATTESTATIONSRESPONSE']._serialized_start=1699
-  _globals['_LISTATTESTATIONSRESPONSE']._serialized_end=1806
-  _globals['_ATTESTATIONSERVICE']._serialized_start=1809
-  _globals['_ATTESTATIONSERVICE']._serialized_end=2096
+  _globals['_SLSAPROVENANCE']._serialized_start=308
+  _globals['_SLSAPROVENANCE']._serialized_end=384
+  _globals['_ATTESTREQUEST']._serialized_start=387
+  _globals['_ATTESTREQUEST']._serialized_end=667
+  _globals['_ATTESTRESPONSE']._serialized_start=669
+  _globals['_ATTESTRESPONSE']._serialized_end=785
+  _globals['_ATTESTATIONRECORD']._serialized_start=788
+  _globals['_ATTESTATIONRECORD']._serialized_end=1171
+  _globals['_GETATTESTATIONREQUEST']._serialized_start=1173
+  _globals['_GETATTESTATIONREQUEST']._serialized_end=1210
+  _globals['_GETATTESTATIONRESPONSE']._serialized_start=1212
+  _globals['_GETATTESTATIONRESPONSE']._serialized_end=1330
+  _globals['_LISTATTESTATIONSREQUEST']._serialized_start=1333
+  _globals['_LISTATTESTATIONSREQUEST']._serialized_end=1608
+  _globals['_LISTATTESTATIONSRESPONSE']._serialized_start=1610
+  _globals['_LISTATTESTATIONSRESPONSE']._serialized_end=1717
+  _globals['_ATTESTATIONSERVICE']._serialized_start=1720
+  _globals['_ATTESTATIONSERVICE']._serialized_end=2007
 # @@protoc_insertion_point(module_scope)

@@ -103,17 +103,14 @@ Global___Predicate: _TypeAlias = Predicate  # noqa: Y015
 
 @_typing.final
 class SlsaProvenance(_message.Message):
-    """What a build says of itself. Who built, from which source, by which workflow and in which run, the gateway writes."""
+    """What a build says of itself. All else, so who built, from which source, by which workflow and in which run, the gateway
+    writes: what must come from the build platform for SLSA build level 2 does not come from the build.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    BUILD_TYPE_FIELD_NUMBER: _builtins.int
     EXTERNAL_PARAMETERS_FIELD_NUMBER: _builtins.int
     RESOLVED_DEPENDENCIES_FIELD_NUMBER: _builtins.int
-    BYPRODUCTS_FIELD_NUMBER: _builtins.int
-    STARTED_ON_FIELD_NUMBER: _builtins.int
-    build_type: _builtins.str
-    """URI of how to read the external parameters; empty for the one of the caller's CI system."""
     external_parameters: _builtins.bytes
     """A JSON object, UTF-8, at most 1 MiB: what was given to the build from outside. Members that the gateway writes
     (workflow; of GitLab source as well) may be there with the same values.
@@ -122,24 +119,15 @@ class SlsaProvenance(_message.Message):
     """A JSON array of in-toto ResourceDescriptors, UTF-8, at most 8 MiB: what the build used. The gateway adds the source
     as the first; another commit or ref of the same repository is refused.
     """
-    byproducts: _builtins.bytes
-    """A JSON array of ResourceDescriptors, UTF-8, at most 1 MiB: what else came out."""
-    @_builtins.property
-    def started_on(self) -> _timestamp_pb2.Timestamp:
-        """When the build began; not set where it is not known."""
-
     def __init__(
         self,
         *,
-        build_type: _builtins.str = ...,
         external_parameters: _builtins.bytes = ...,
         resolved_dependencies: _builtins.bytes = ...,
-        byproducts: _builtins.bytes = ...,
-        started_on: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["started_on", b"started_on"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_type", b"build_type", "byproducts", b"byproducts", "external_parameters", b"external_parameters", "resolved_dependencies", b"resolved_dependencies", "started_on", b"started_on"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_parameters", b"external_parameters", "resolved_dependencies", b"resolved_dependencies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,7 +36,7 @@ from sealkeeper.verify.statement import DIGEST_LENGTHS, MAX_PREDICATE, MAX_SUBJE
 MAX_NAME = 512
 """Characters of a subject's name."""
 MAX_URI = 512
-"""Characters of a predicate's or build's type."""
+"""Characters of a predicate's type."""
 _MAX_SEARCHED = 2048
 _MAX_TOLD = 20
 # To check more would hold up everybody else.
@@ -153,14 +153,9 @@ def _content(request: attestation_pb2.AttestRequest) -> GivenPredicate | GivenRe
         _require_size(predicate.json, "predicate.json", MAX_PREDICATE)
         return GivenPredicate(predicate.type, predicate.json)
     report = request.slsa_provenance
-    _require_text(report.build_type, f"{FIELD}.build_type", MAX_URI)
     _require_size(report.external_parameters, f"{FIELD}.external_parameters", _MEBIBYTE)
     _require_size(report.resolved_dependencies, f"{FIELD}.resolved_dependencies", 8 * _MEBIBYTE)
-    _require_size(report.byproducts, f"{FIELD}.byproducts", _MEBIBYTE)
-    started = moment_of(report.started_on, f"{FIELD}.started_on") if report.HasField("started_on") else None
-    return GivenReport(
-        report.build_type, report.external_parameters, report.resolved_dependencies, report.byproducts, started
-    )
+    return GivenReport(report.external_parameters, report.resolved_dependencies)
 
 
 def _require_text(text: str, field: str, most: int, *, least: int = 0) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -67,11 +66,8 @@ class GivenPredicate:
 class GivenReport:
     """What a build says of itself, as it came; see ``BuildReport``. What is empty was not said."""
 
-    build_type: str
     external_parameters: bytes
     resolved_dependencies: bytes
-    byproducts: bytes
-    started_on: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,8 +269,7 @@ def _report(given: GivenReport) -> BuildReport:
     """
     parameters = _json(given.external_parameters, f"{FIELD}.external_parameters", dict)
     dependencies = _json(given.resolved_dependencies, f"{FIELD}.resolved_dependencies", list)
-    byproducts = _json(given.byproducts, f"{FIELD}.byproducts", list)
-    return BuildReport(given.build_type, parameters, dependencies, byproducts, given.started_on)
+    return BuildReport(parameters, dependencies)
 
 
 def _json(data: bytes, field: str, kind: type[Any]) -> Any:
@@ -299,10 +294,7 @@ def _refused(path: str, text: str, *, given: bool) -> InvalidRequestError:
 
 _OF_REPORTS = (
     ("$.predicate.buildDefinition.externalParameters", f"{FIELD}.external_parameters"),
-    ("$.predicate.buildDefinition.buildType", f"{FIELD}.build_type"),
     ("$.predicate.buildDefinition.resolvedDependencies", f"{FIELD}.resolved_dependencies"),
-    ("$.predicate.runDetails.byproducts", f"{FIELD}.byproducts"),
-    ("$.predicate.runDetails.metadata.startedOn", f"{FIELD}.started_on"),
     ("$.predicate", FIELD),
 )
 _OF_PREDICATES = (("$.predicateType", f"{PREDICATE}.type"), ("$.predicate", f"{PREDICATE}.json"))

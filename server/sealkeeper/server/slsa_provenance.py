@@ -13,11 +13,9 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from sealkeeper.server.clock import rfc3339
 from sealkeeper.server.errors import FailedPreconditionError, InvalidRequestError
 from sealkeeper.server.identity import Method, Principal
 from sealkeeper.server.identity_settings import IssuerKind, IssuerSettings
@@ -63,18 +61,12 @@ class BuildReport:
     """What a build says of itself.
 
     Attributes:
-        build_type: URI; empty for the one of the caller's CI system.
         external_parameters: any JSON object.
         resolved_dependencies: ResourceDescriptors.
-        byproducts: ResourceDescriptors.
-        started_on: ``None`` where it is not told.
     """
 
-    build_type: str = ""
     external_parameters: Mapping[str, Any] = field(default_factory=dict)
     resolved_dependencies: Sequence[Any] = ()
-    byproducts: Sequence[Any] = ()
-    started_on: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +121,14 @@ def provenance_of(principal: Principal, platforms: Mapping[str, BuildPlatform], 
     """
     build = _build(principal, platforms)
     source = {"uri": build.dependency, "digest": {"gitCommit": build.commit}}
-    metadata = {"invocationId": build.invocation}
-    if report.started_on is not None:
-        metadata["startedOn"] = rfc3339(report.started_on)
     predicate = {
         "buildDefinition": {
-            "buildType": report.build_type or build.build_type,
+            "buildType": build.build_type,
             "externalParameters": _external_parameters(build, report.external_parameters),
             "internalParameters": build.internal,
             "resolvedDependencies": [source, *_dependencies(build, report.resolved_dependencies)],
         },
-        "runDetails": {
-            "builder": {"id": build.builder_id},
-            "metadata": metadata,
-            **({"byproducts": list(report.byproducts)} if report.byproducts else {}),
-        },
+        "runDetails": {"builder": {"id": build.builder_id}, "metadata": {"invocationId": build.invocation}},
     }
     return json.dumps(predicate, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
 
