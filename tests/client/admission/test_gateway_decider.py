@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,6 +41,7 @@ class ScriptedGateway:
         self.outcome = gate_pb2.GATE_OUTCOME_ALLOW
         self.refusal: Exception | None = None
         self.keys = b"{}"
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def close(self) -> None:
         pass
@@ -53,6 +54,9 @@ class ScriptedGateway:
             return [f"{GATE}/decisions/d{place}" for place, _ in enumerate(operation.request.decisions)]
         if operation.method == "GetGateSnapshot":
             return gate_pb2.GetGateSnapshotResponse(bundle=b"{}", keys=self.keys)
+        if self.meanwhile is not None:
+            happens, self.meanwhile = self.meanwhile, None
+            await happens()
         allowed = self.outcome == gate_pb2.GATE_OUTCOME_ALLOW
         decision = gate_pb2.GateDecision(
             name=f"{GATE}/decisions/d1", outcome=self.outcome, passed=allowed, mode=gate_pb2.GATE_MODE_ENFORCE
@@ -274,3 +278,13 @@ async def test_a_change_of_the_gate_makes_kept_answers_worthless(
     monkeypatch.setattr("sealkeeper.client.admission.gateway_decider.held_snapshot", taken)
     await decider._take(GATE, gate_pb2.GetGateSnapshotResponse(bundle=b"{}"))
     assert (await ask(decider, clock, image)).source is AnswerSource.GATEWAY
+
+
+async def test_an_answer_that_was_under_way_while_the_gate_changed_is_not_kept(
+    decider: GatewayDecider, gateway: ScriptedGateway, image: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealkeeper.client.admission.gateway_decider.held_snapshot", lambda *_: held())
+    gateway.meanwhile = lambda: decider._refresh(GATE)
+    assert (await ask(decider, clock, image)).source is AnswerSource.GATEWAY
+    assert (await ask(decider, clock, image)).source is AnswerSource.GATEWAY
+    assert (await ask(decider, clock, image)).source is AnswerSource.CACHE

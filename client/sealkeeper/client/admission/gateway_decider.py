@@ -15,7 +15,7 @@ import asyncio
 import json
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -119,6 +119,7 @@ class GatewayDecider:
         self._tags: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._held: dict[str, HeldSnapshot] = {}
         self._marks: dict[str, bytes] = {}
+        self._changes: Counter[str] = Counter()
         self._unreported: dict[str, deque[gate_pb2.GateDecision]] = {}
         self._away = ""
         self._folder = SnapshotFolder(settings.snapshots) if settings.snapshots is not None else None
@@ -190,6 +191,8 @@ class GatewayDecider:
         return found[0] if found is not None and self._clock() - found[1] <= self._settings.tags else ""
 
     async def _anew(self, question: ImageQuestion, deadline: float) -> ImageAnswer:
+        gate = question.binding.gate
+        changes = self._changes[gate]
         until = self._clock() + _REGISTRY_SHARE * max(0.0, deadline - self._clock())
         target, found = await self._in_thread(self._look, question.image, Deadline(until, self._clock))
         if target.image is not None:
@@ -202,11 +205,12 @@ class GatewayDecider:
             decision = await self._in_thread(self._ask_here, question, target, found, error)
             source = AnswerSource.OFFLINE
             if not question.dry_run:
-                gate = question.binding.gate
                 self._unreported.setdefault(gate, deque(maxlen=_MAX_UNREPORTED)).append(decision)
         answer = _answer(question, target, decision, source)
-        key = (question.binding.gate, question.binding.environment, target.artifact.digest)
-        _put(self._kept, key, _Kept(answer, self._clock()), _MAX_KEPT)
+        # What was under way while something changed, a key that is compromised by now, may know nothing of it.
+        if changes == self._changes[gate]:
+            key = (gate, question.binding.environment, target.artifact.digest)
+            _put(self._kept, key, _Kept(answer, self._clock()), _MAX_KEPT)
         return answer
 
     def _look(self, image: str, deadline: Deadline) -> tuple[Target, list[FoundBundle]]:
@@ -279,6 +283,7 @@ class GatewayDecider:
 
     async def _take(self, gate: str, answer: gate_pb2.GetGateSnapshotResponse) -> None:
         """Forget what was decided before the change, and hold the new snapshot."""
+        self._changes[gate] += 1
         for kept in [one for one in self._kept if one[0] == gate]:
             del self._kept[kept]
         key, held = self._settings.verdict_keys[gate], self._held.get(gate)
