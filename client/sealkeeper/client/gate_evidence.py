@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sealkeeper.client.errors import FieldViolation, InvalidRequestError
 from sealkeeper.registry import (
+    NO_HINT,
     CosignAttestation,
     CosignSignature,
     Deadline,
@@ -25,6 +26,7 @@ from sealkeeper.verify.bundle import MAX_BUNDLE
 from sealkeeper.verify.errors import EvidenceError
 from sealkeeper.verify.gate.decision import Artifact
 from sealkeeper.verify.gate.evidence import FoundBundle
+from sealkeeper.verify.gate.simple_signing import encode_simple_signing
 
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})")
 _REASONS = {"TOO_MANY": "ATTESTATIONS_TOO_MANY", "TOO_LARGE": "ATTESTATIONS_TOO_LARGE"}
@@ -149,9 +151,10 @@ class RegistryEvidence:
 
 def _as_bundle(one: CosignSignature | CosignAttestation) -> bytes:
     try:
-        return to_bundle(one)
+        bundle = to_bundle(one, NO_HINT)
     except RegistryError as error:
         return str(error).encode()
+    return encode_simple_signing(one.payload, bundle) if isinstance(one, CosignSignature) else bundle
 
 
 class FileEvidence:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 from sealkeeper.client.errors import RefusedError
 from sealkeeper.client.provenance_graph import DeployDecision, IndexChild, SignedStatement, dependency_digests
 from sealkeeper.verify.artifact import Artifact
-from sealkeeper.verify.bundle import MAX_BUNDLE, Bundle, DsseEnvelope, parse_bundle
+from sealkeeper.verify.bundle import MAX_BUNDLE, Bundle, DsseEnvelope
 from sealkeeper.verify.errors import VerifyError
+from sealkeeper.verify.gate.simple_signing import image_digest, parse_found
 from sealkeeper.verify.statement import PAYLOAD_TYPE, Statement, parse_statement
 from sealkeeper.verify.strict_json import JsonError, Value
 from sealkeeper.verify.trust import TrustRoot
@@ -253,11 +254,14 @@ class _Gathering:
     def _signed(self, data: bytes, origin: str, digest: str, artifact: Artifact) -> SignedStatement:
         bundle_digest = f"sha256:{sha256(data).hexdigest()}"
         try:
-            bundle = parse_bundle(data)
+            bundle, payload = parse_found(data)
+            if payload is not None and image_digest(payload) != digest:
+                return SignedStatement(None, bundle_digest, origin, why_not=ELSEWHERE)
         except VerifyError as error:
             return SignedStatement(None, bundle_digest, origin, why_not=str(error))
         if not isinstance(bundle.content, DsseEnvelope):
-            result = verify(bundle, artifact, self._trust, Policy.any_trusted())
+            signed = artifact if payload is None else Artifact.from_bytes(payload)
+            result = verify(bundle, signed, self._trust, Policy.any_trusted())
             return _judged(result, None, bundle_digest, origin, "" if result.verified else _why(result))
         if bundle_digest not in self._envelopes:
             self._envelopes[bundle_digest] = self._opened(bundle, bundle.content)

@@ -20,11 +20,12 @@ from sealkeeper.server.bundle_files import BundleFiles
 from sealkeeper.server.errors import OverloadedError, UnavailableError
 from sealkeeper.server.resources import GateName
 from sealkeeper.server.store.gate_tables import GateDecisionTable, SummaryRow
-from sealkeeper.verify.bundle import DsseEnvelope, parse_bundle
+from sealkeeper.verify.bundle import DsseEnvelope
 from sealkeeper.verify.errors import EvidenceError, VerifyError
 from sealkeeper.verify.gate.decision import Artifact
 from sealkeeper.verify.gate.evidence import MAX_BUNDLES, MAX_BYTES, FoundBundle
 from sealkeeper.verify.gate.policy import GatePolicy
+from sealkeeper.verify.gate.simple_signing import image_digest, parse_found
 from sealkeeper.verify.gate.summary import verifier_id
 from sealkeeper.verify.statement import parse_statement
 
@@ -232,7 +233,10 @@ def given_bundles(bundles: Sequence[bytes], subject: Artifact) -> Mapping[str, S
 
 def _claimed(data: bytes) -> set[str]:
     try:
-        content = parse_bundle(data).content
+        bundle, payload = parse_found(data)
+        if payload is not None:
+            return {image_digest(payload)}
+        content = bundle.content
         if isinstance(content, DsseEnvelope):
             subjects = parse_statement(content.payload).subjects
             return {f"{name}:{value}" for one in subjects for name, value in one.digests.items() if name in SHA2}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sealkeeper.registry import (
+    NO_HINT,
     ConfigFiles,
     CosignAttestation,
     CosignSignature,
@@ -34,6 +35,7 @@ from sealkeeper.server.settings import RegistrySettings
 from sealkeeper.verify.errors import EvidenceError
 from sealkeeper.verify.gate.decision import Artifact
 from sealkeeper.verify.gate.evidence import MAX_BUNDLES, MAX_BYTES, FoundBundle
+from sealkeeper.verify.gate.simple_signing import encode_simple_signing
 
 _SECONDS = 15.0
 _THREADS = 8
@@ -161,9 +163,12 @@ def _found(attached: AttachedBundles) -> Sequence[FoundBundle]:
     older: list[CosignSignature | CosignAttestation] = [*attached.signatures, *attached.attestations]
     for one in older:
         try:
-            found.append(FoundBundle(to_bundle(one), f"registry: {one.origin}"))
+            bundle = to_bundle(one, NO_HINT)
         except RegistryError as error:
             found.append(FoundBundle(b"", f"registry: {one.origin} ({error})"))
+            continue
+        data = encode_simple_signing(one.payload, bundle) if isinstance(one, CosignSignature) else bundle
+        found.append(FoundBundle(data, f"registry: {one.origin}"))
     # So that a developer is told that there is something.
     found += [FoundBundle(b"", f"registry: {one.origin} ({one.problem})") for one in attached.unusable]
     return found

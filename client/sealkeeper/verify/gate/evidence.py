@@ -19,6 +19,7 @@ from sealkeeper.verify.errors import EvidenceError, PredicateError, VerifyError
 from sealkeeper.verify.gate.decision import Artifact
 from sealkeeper.verify.gate.patterns import Pattern
 from sealkeeper.verify.gate.policy import GatePolicy, SignerRule
+from sealkeeper.verify.gate.simple_signing import parse_found, require_image
 from sealkeeper.verify.predicates import Provenance, VerificationSummary, VulnerabilityScan, read_predicate
 from sealkeeper.verify.statement import PAYLOAD_TYPE, Statement, parse_statement
 from sealkeeper.verify.trust import TrustRoot
@@ -42,7 +43,10 @@ _HASHES = {"sha256": "SHA2_256", "sha384": "SHA2_384", "sha512": "SHA2_512"}
 
 @dataclass(frozen=True, slots=True)
 class FoundBundle:
-    """A bundle, and where it was found: ``store``, ``registry ghcr.io/acme/app``, ``file x.sigstore.json``."""
+    """A bundle, and where it was found: ``store``, ``registry ghcr.io/acme/app``, ``file x.sigstore.json``.
+
+    What cosign signed before there were bundles is one of ``simple_signing.encode_simple_signing``.
+    """
 
     data: bytes = field(repr=False)
     origin: str
@@ -219,8 +223,11 @@ def _look(
 ) -> Evidence | Refused:
     said, result = "", VerificationResult()
     try:
-        bundle = parse_bundle(one.data)
-        root, result = _verified(bundle, artifact, policy.signers, trust)
+        bundle, payload = parse_found(one.data)
+        signed = _signed_artifact(artifact) if payload is None else SignedArtifact.from_bytes(payload)
+        root, result = _verified(bundle, signed, policy.signers, trust)
+        if payload is not None:
+            require_image(payload, artifact)
         statement = _statement(result, artifact) if isinstance(bundle.content, DsseEnvelope) else None
         said = statement.predicate_type if statement is not None else ""
         signers = tuple(name for name, rule in policy.signers.items() if _is_of(rule, root, result, trust))
@@ -238,10 +245,10 @@ def _look(
 
 
 def _verified(
-    bundle: Bundle, artifact: Artifact, signers: Mapping[str, SignerRule], trust: TrustRoot
+    bundle: Bundle, signed: SignedArtifact, signers: Mapping[str, SignerRule], trust: TrustRoot
 ) -> tuple[str, VerificationResult]:
     """Verify with the own trust root, then with those that the policy's signers name; which of them it was."""
-    subject = None if isinstance(bundle.content, DsseEnvelope) else _signed_artifact(artifact)
+    subject = None if isinstance(bundle.content, DsseEnvelope) else signed
     roots = {"": trust, **{one.trust_root: trust.others.get(one.trust_root, _NOTHING) for one in signers.values()}}
     roots[""] = trust
     first: VerificationResult | None = None
