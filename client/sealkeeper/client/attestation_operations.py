@@ -13,14 +13,19 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from sealkeeper.client.errors import CorruptAnswerError, FieldViolation, InvalidRequestError
-from sealkeeper.client.operations import Operation, crc32c, material_value, new_request_id
+from sealkeeper.client.errors import CorruptAnswerError
+from sealkeeper.client.operations import (
+    Operation,
+    crc32c,
+    invalid,
+    material_value,
+    new_request_id,
+    require_whole,
+    timestamp_message,
+)
 from sealkeeper.v1 import attestation_pb2
 from sealkeeper.verify.bundle import DsseEnvelope, parse_bundle
 from sealkeeper.verify.errors import StatementError, VerifyError
-from sealkeeper.verify.predicates.provenance import PROVENANCE_V1
 from sealkeeper.verify.statement import (
     MAX_PREDICATE,
     MAX_SUBJECTS,
@@ -88,11 +93,11 @@ def attest(
         InvalidRequestError: too many subjects, or a predicate that is no JSON object of at most 16 MiB.
     """
     if len(predicate) > MAX_PREDICATE:
-        raise _invalid("predicate.json", f"has {len(predicate)} bytes; at most {MAX_PREDICATE} are allowed")
+        raise invalid("predicate.json", f"has {len(predicate)} bytes; at most {MAX_PREDICATE} are allowed")
     try:
         wanted = parse_predicate(predicate)
     except StatementError as error:
-        raise _invalid(f"predicate.json{error.path[len('$.predicate') :]}", error.text) from None
+        raise invalid(f"predicate.json{error.path[len('$.predicate') :]}", error.text) from None
     request = _request(key, subjects, certificate=certificate, transient=transient, request_id=request_id)
     request.predicate.CopyFrom(attestation_pb2.Predicate(type=predicate_type, json=predicate))
 
@@ -126,6 +131,9 @@ def attest_slsa(
     said.resolved_dependencies = _json([dict(one) for one in report.resolved_dependencies])
 
     def check(response: attestation_pb2.AttestResponse) -> attestation_pb2.AttestResponse:
+        # Loaded here: readers of predicates take a while, and most calls need none.
+        from sealkeeper.verify.predicates.provenance import PROVENANCE_V1
+
         _checked(response, request, PROVENANCE_V1)
         return response
 
@@ -160,8 +168,8 @@ def list_attestations(
         source_repository=filters.source_repository,
         builder_id=filters.builder_id,
         key=filters.key,
-        after=_timestamp(filters.after),
-        before=_timestamp(filters.before),
+        after=timestamp_message(filters.after),
+        before=timestamp_message(filters.before),
         page_size=page_size,
         page_token=page_token,
     )
@@ -177,7 +185,7 @@ def _request(
     request_id: str | None,
 ) -> attestation_pb2.AttestRequest:
     if not 1 <= len(subjects) <= MAX_SUBJECTS:
-        raise _invalid("subjects", f"has {len(subjects)} subjects; 1 to {MAX_SUBJECTS} are allowed")
+        raise invalid("subjects", f"has {len(subjects)} subjects; 1 to {MAX_SUBJECTS} are allowed")
     return attestation_pb2.AttestRequest(
         key=key,
         subjects=subjects,
@@ -192,8 +200,7 @@ def _checked(
 ) -> Statement:
     """What came must be whole, and of what was asked; returns the Statement."""
     signature, record = response.signature, response.attestation
-    if crc32c(signature.signature) != signature.signature_crc32c or crc32c(signature.bundle) != signature.bundle_crc32c:
-        raise CorruptAnswerError("the attestation was damaged on its way", next_step="try again")
+    require_whole(signature, "attestation")
     try:
         bundle = parse_bundle(signature.bundle)
         envelope = bundle.content
@@ -217,16 +224,4 @@ def _json(value: Any) -> bytes:
     try:
         return json.dumps(value, allow_nan=False, ensure_ascii=False).encode() if value else b""
     except (TypeError, ValueError) as error:
-        raise _invalid("slsa_provenance", f"is no JSON: {error}") from None
-
-
-def _timestamp(moment: datetime | None) -> Timestamp | None:
-    if moment is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
-
-
-def _invalid(field: str, problem: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{field}: {problem}", violations=[FieldViolation(field, problem)])
+        raise invalid("slsa_provenance", f"is no JSON: {error}") from None

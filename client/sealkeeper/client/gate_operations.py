@@ -11,12 +11,16 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from sealkeeper.client.errors import CorruptAnswerError, FieldViolation, InvalidRequestError
-from sealkeeper.client.operations import Operation, crc32c, new_request_id
-from sealkeeper.v1 import attestation_pb2, gate_pb2, signing_pb2
+from sealkeeper.client.errors import CorruptAnswerError
+from sealkeeper.client.operations import (
+    Operation,
+    duration_message,
+    invalid,
+    new_request_id,
+    require_whole,
+    timestamp_message,
+)
+from sealkeeper.v1 import attestation_pb2, gate_pb2
 from sealkeeper.verify.bundle import DsseEnvelope, parse_bundle
 from sealkeeper.verify.errors import VerifyError
 
@@ -59,7 +63,7 @@ def evaluate_gate(
     """
     if len(bundles) > MAX_BUNDLES or sum(map(len, bundles)) > MAX_BUNDLES_BYTES:
         said = f"must be at most {MAX_BUNDLES}, with {MAX_BUNDLES_BYTES} bytes together"
-        raise InvalidRequestError(f"bundles: {said}", violations=[FieldViolation("bundles", said)])
+        raise invalid("bundles", said)
     request = gate_pb2.EvaluateRequest(
         gate=gate,
         subject=subject,
@@ -80,7 +84,7 @@ def evaluate_gate(
         if not dry_run and not decision.name.startswith(f"{gate}/decisions/"):
             raise CorruptAnswerError("the decision is not a recorded one of this gate")
         if response.HasField("summary"):
-            _require_whole(response.summary)
+            require_whole(response.summary, "summary")
         return response
 
     return Operation("GateService", "Evaluate", request, check)
@@ -96,7 +100,7 @@ def report_gate_decisions(
     """
     if not 1 <= len(decisions) <= MAX_REPORTED:
         said = f"must be 1 to {MAX_REPORTED}"
-        raise InvalidRequestError(f"decisions: {said}", violations=[FieldViolation("decisions", said)])
+        raise invalid("decisions", said)
     request = gate_pb2.ReportDecisionsRequest(gate=gate, decisions=decisions, request_id=request_id or new_request_id())
 
     def check(response: gate_pb2.ReportDecisionsResponse) -> Sequence[str]:
@@ -181,7 +185,7 @@ def simulate_gate(
         InvalidRequestError: the text is too long.
     """
     request = gate_pb2.SimulateGateRequest(
-        gate=gate, text=_bounded(text), period=_duration(period), decisions=decisions
+        gate=gate, text=_bounded(text), period=duration_message(period), decisions=decisions
     )
     return Operation("GateService", "SimulateGate", request, lambda response: response)
 
@@ -212,11 +216,11 @@ def create_gate_exception(
     """
     if bool(digest) == bool(pattern):
         said = "needs exactly one of digest and pattern"
-        raise InvalidRequestError(f"what: {said}", violations=[FieldViolation("what", said)])
+        raise invalid("what", said)
     request = gate_pb2.CreateGateExceptionRequest(
         gate=gate,
         environment=environment,
-        lifetime=_duration(lifetime),
+        lifetime=duration_message(lifetime),
         reason=reason,
         request_id=request_id or new_request_id(),
     )
@@ -299,8 +303,8 @@ def list_gate_decisions(
         subject_digest=subject_digest,
         environment=environment,
         outcome=gate_pb2.GateOutcome.Value(f"GATE_OUTCOME_{outcome or 'UNSPECIFIED'}"),
-        after=_timestamp(after),
-        before=_timestamp(before),
+        after=timestamp_message(after),
+        before=timestamp_message(before),
         page_size=page_size,
         page_token=page_token,
     )
@@ -316,30 +320,8 @@ def _require_consistent(decision: gate_pb2.GateDecision) -> None:
         raise CorruptAnswerError("the decision contradicts itself", next_step="have people look at the gateway")
 
 
-def _require_whole(signature: signing_pb2.Signature) -> None:
-    if crc32c(signature.signature) != signature.signature_crc32c or crc32c(signature.bundle) != signature.bundle_crc32c:
-        raise CorruptAnswerError("the summary was damaged on its way", next_step="try again")
-
-
 def _bounded(text: str) -> str:
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_POLICY:
-        said = f"has {size} bytes; at most {MAX_POLICY} are allowed"
-        raise InvalidRequestError(f"text: {said}", violations=[FieldViolation("text", said)])
+        raise invalid("text", f"has {size} bytes; at most {MAX_POLICY} are allowed")
     return text
-
-
-def _duration(period: timedelta | None) -> Duration | None:
-    if period is None:
-        return None
-    message = Duration()
-    message.FromTimedelta(period)
-    return message
-
-
-def _timestamp(moment: datetime | None) -> Timestamp | None:
-    if moment is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message

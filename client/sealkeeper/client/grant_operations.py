@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from google.protobuf.duration_pb2 import Duration
-
 from sealkeeper.client.errors import CorruptAnswerError
-from sealkeeper.client.operations import Operation, new_request_id
+from sealkeeper.client.operations import Operation, duration_message, new_request_id
 from sealkeeper.v1 import grant_pb2
 
 SIGN = "Sign"
@@ -30,7 +28,7 @@ def create_grant(
         subject=subject,
         key=key,
         actions=actions,
-        lifetime=_duration(lifetime),
+        lifetime=duration_message(lifetime),
         reason=reason,
         request_id=request_id or new_request_id(),
     )
@@ -46,7 +44,7 @@ def break_glass(
 ) -> Operation[grant_pb2.Grant]:
     """Let the caller do in an emergency what its role may not; another person approves of it first."""
     request = grant_pb2.BreakGlassRequest(
-        resource=resource, actions=actions, lifetime=_duration(lifetime), reason=reason
+        resource=resource, actions=actions, lifetime=duration_message(lifetime), reason=reason
     )
 
     def check(response: grant_pb2.BreakGlassResponse) -> grant_pb2.Grant:
@@ -82,12 +80,6 @@ def list_grants(parent: str, page_token: str, page_size: int) -> Operation[grant
     """A page of grants."""
     request = grant_pb2.ListGrantsRequest(parent=parent, page_token=page_token, page_size=page_size)
     return Operation("GrantService", "ListGrants", request, lambda response: response)
-
-
-def _duration(lifetime: timedelta) -> Duration:
-    message = Duration()
-    message.FromTimedelta(lifetime)
-    return message
 
 
 def _require_named(grant: grant_pb2.Grant, name: str) -> grant_pb2.Grant:

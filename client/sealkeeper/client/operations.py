@@ -112,7 +112,7 @@ def sign_batch(
         InvalidRequestError: there are more, or a content or all of them together are longer than 4 MiB.
     """
     if not 1 <= len(items) <= MAX_ITEMS:
-        raise _invalid("items", f"has {len(items)} items; 1 to {MAX_ITEMS} are allowed")
+        raise invalid("items", f"has {len(items)} items; 1 to {MAX_ITEMS} are allowed")
     for number, one in enumerate(items):
         _check_size(_field(one, f"items[{number}]"), _size(one), MAX_MESSAGE)
     _check_size("items", sum(map(_size, items)), MAX_MESSAGE)
@@ -210,7 +210,7 @@ def rotate_key(
 ) -> Operation[key_pb2.RotateKeyResponse]:
     """A new version."""
     request = key_pb2.RotateKeyRequest(
-        name=name, publish_period=_duration(publish_period), request_id=request_id or new_request_id()
+        name=name, publish_period=duration_message(publish_period), request_id=request_id or new_request_id()
     )
     return Operation("KeyService", "RotateKey", request, _with_version)
 
@@ -228,8 +228,8 @@ def set_key_version_state(
     request = key_pb2.SetKeyVersionStateRequest(
         name=name,
         state=_state_value(state),
-        compromise_time=_timestamp(compromise_time),
-        destroy_delay=_duration(destroy_delay),
+        compromise_time=timestamp_message(compromise_time),
+        destroy_delay=duration_message(destroy_delay),
         etag=etag,
         request_id=request_id or new_request_id(),
     )
@@ -244,7 +244,7 @@ def add_standby_version(
         name=name,
         provider=provider,
         failover=_failover_value(failover),
-        publish_period=_duration(publish_period),
+        publish_period=duration_message(publish_period),
         request_id=request_id or new_request_id(),
     )
 
@@ -329,7 +329,7 @@ def finish_key_import(
         wrapped_key=wrapped_key,
         wrapped_key_crc32c=crc32c(wrapped_key),
         public_key=public_key,
-        publish_period=_duration(publish_period),
+        publish_period=duration_message(publish_period),
         request_id=request_id or new_request_id(),
     )
 
@@ -442,20 +442,30 @@ def _field(content: signing_pb2.SignContent, place: str) -> str:
 
 def _check_size(field: str, size: int, most: int, *, least: int = 0) -> None:
     if size < least:
-        raise _invalid(field, f"has {size} bytes; at least {least} is needed")
+        raise invalid(field, f"has {size} bytes; at least {least} is needed")
     # What is too long for a gateway may be too long for gRPC, whose error names no field.
     if size > most:
-        raise _invalid(field, f"has {size} bytes; at most {most} are allowed")
+        raise invalid(field, f"has {size} bytes; at most {most} are allowed")
 
 
-def _invalid(field: str, problem: str) -> InvalidRequestError:
+def invalid(field: str, problem: str) -> InvalidRequestError:
+    """An error that names a field of the request."""
     return InvalidRequestError(f"{field}: {problem}", violations=[FieldViolation(field, problem)])
+
+
+def require_whole(signature: signing_pb2.Signature, what: str) -> None:
+    """Check the checksums of a signature and its bundle.
+
+    Raises:
+        CorruptAnswerError: they were damaged on their way; ``what`` names them.
+    """
+    if crc32c(signature.signature) != signature.signature_crc32c or crc32c(signature.bundle) != signature.bundle_crc32c:
+        raise CorruptAnswerError(f"the {what} was damaged on its way", next_step="try again")
 
 
 def _check_signature(signature: signing_pb2.Signature, content: signing_pb2.SignContent) -> None:
     """What came must be whole, and of what was asked."""
-    if crc32c(signature.signature) != signature.signature_crc32c or crc32c(signature.bundle) != signature.bundle_crc32c:
-        raise CorruptAnswerError("the signature was damaged on its way", next_step="try again")
+    require_whole(signature, "signature")
     if not signature.content_crc32c_verified:
         raise CorruptAnswerError("the gateway did not check what it was sent")
     try:
@@ -509,7 +519,8 @@ def _known(kind: Any, prefix: str, name: str, field: str) -> str:
     return prefix + name
 
 
-def _duration(period: timedelta | None) -> Duration | None:
+def duration_message(period: timedelta | None) -> Duration | None:
+    """A period as a message."""
     if period is None:
         return None
     message = Duration()
@@ -517,7 +528,8 @@ def _duration(period: timedelta | None) -> Duration | None:
     return message
 
 
-def _timestamp(moment: datetime | None) -> Timestamp | None:
+def timestamp_message(moment: datetime | None) -> Timestamp | None:
+    """A time as a message."""
     if moment is None:
         return None
     message = Timestamp()
