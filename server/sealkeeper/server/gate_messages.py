@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sealkeeper.registry import ImageReference, RegistryError
@@ -28,7 +28,7 @@ from sealkeeper.server.gate_simulation import Change, Progress
 from sealkeeper.server.resources import GateExceptionName, GateName, parse_exception_name, parse_gate_or_version_name
 from sealkeeper.server.signing import Signature
 from sealkeeper.server.store.gate_tables import DecisionFilter
-from sealkeeper.server.translation import crc32c, moment_of, timestamp
+from sealkeeper.server.translation import crc32c, moment_of, timestamp, whole_seconds_of
 from sealkeeper.v1 import attestation_pb2, gate_pb2, signing_pb2
 from sealkeeper.verify.gate.decision import Artifact, Outcome
 from sealkeeper.verify.gate.policy import Mode
@@ -331,17 +331,11 @@ def exception_parameters(request: gate_pb2.CreateGateExceptionRequest) -> dict[s
     Raises:
         InvalidRequestError: the lifetime is none.
     """
-    try:
-        lifetime = request.lifetime.ToTimedelta()
-    except (ValueError, OverflowError):
-        raise InvalidRequestError.of("lifetime", "is not a duration") from None
-    if request.lifetime.nanos:
-        raise InvalidRequestError.of("lifetime", "must be in whole seconds")
     return {
         "digest": request.digest,
         "pattern": request.pattern,
         "environment": request.environment,
-        "lifetimeSeconds": lifetime // timedelta(seconds=1),
+        "lifetimeSeconds": whole_seconds_of(request.lifetime, "lifetime"),
     }
 
 

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from google.protobuf.duration_pb2 import Duration
 
 from sealkeeper.server.authorization import Action
 from sealkeeper.server.calls import current_call
@@ -33,7 +32,7 @@ from sealkeeper.server.resources import (
     parse_tenant_name,
 )
 from sealkeeper.server.store.database import Alongside
-from sealkeeper.server.translation import id_of_page_token, page_size_of, page_token, period_of, timestamp
+from sealkeeper.server.translation import id_of_page_token, page_size_of, page_token, timestamp, whole_seconds_of
 from sealkeeper.v1 import grant_pb2, grant_pb2_grpc
 
 MAX_SUBJECT = 1024
@@ -77,7 +76,7 @@ class GrantService(grant_pb2_grpc.GrantServiceServicer):
         parameters = {
             "subject": request.subject,
             "actions": _names(request.actions or [Action.SIGN]),
-            "lifetimeSeconds": _seconds(request.lifetime),
+            "lifetimeSeconds": whole_seconds_of(request.lifetime, "lifetime"),
         }
         order = order_of(Action.CREATE_GRANT, key, parameters, call.caller.subject, request.reason)
         self._keys.get(key)
@@ -105,7 +104,7 @@ class GrantService(grant_pb2_grpc.GrantServiceServicer):
         parameters = {
             "subject": caller.subject,
             "actions": _names(request.actions),
-            "lifetimeSeconds": _seconds(request.lifetime),
+            "lifetimeSeconds": whole_seconds_of(request.lifetime, "lifetime"),
         }
         order = order_of(Action.BREAK_GLASS, resource, parameters, caller.subject, request.reason)
         if isinstance(resource, KeyName) and Action.CREATE_KEY not in order.actions:
@@ -212,18 +211,6 @@ def _actions(names: object, allowed: Iterable[Action], resource: ResourceName) -
 def _names(actions: Iterable[str]) -> list[str]:
     """Actions in one order, so that what is the same is proposed once."""
     return sorted({str(one) for one in actions})
-
-
-def _seconds(lifetime: Duration) -> int:
-    """A lifetime in whole seconds.
-
-    Raises:
-        InvalidRequestError: it is none.
-    """
-    period = period_of(lifetime, "lifetime")
-    if lifetime.nanos:
-        raise InvalidRequestError.of("lifetime", "must be in whole seconds")
-    return period // timedelta(seconds=1)
 
 
 def _key_or_tenant(text: str, field: str) -> KeyName | TenantName:

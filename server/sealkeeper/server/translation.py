@@ -125,6 +125,18 @@ def period_of(message: Duration, field: str) -> timedelta:
         raise InvalidRequestError.of(field, "is not a duration") from None
 
 
+def whole_seconds_of(message: Duration, field: str) -> int:
+    """A message as a number of whole seconds.
+
+    Raises:
+        InvalidRequestError: out of range, or with a part of a second.
+    """
+    period = period_of(message, field)
+    if message.nanos:
+        raise InvalidRequestError.of(field, "must be in whole seconds")
+    return period // timedelta(seconds=1)
+
+
 def key_message(key: Key, now: datetime, fields: Sequence[str] = KEY_FIELDS) -> resources_pb2.Key:
     """A key, with these fields filled."""
     active, standby = key.active_at(now), key.active_at(now, standby=True)
