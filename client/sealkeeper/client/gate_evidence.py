@@ -10,9 +10,6 @@ from pathlib import Path
 
 from sealkeeper.client.errors import FieldViolation, InvalidRequestError
 from sealkeeper.registry import (
-    NO_HINT,
-    CosignAttestation,
-    CosignSignature,
     Deadline,
     Descriptor,
     ImageReference,
@@ -20,7 +17,6 @@ from sealkeeper.registry import (
     Registry,
     RegistryError,
     find_bundles,
-    to_bundle,
 )
 from sealkeeper.verify.bundle import MAX_BUNDLE
 from sealkeeper.verify.errors import EvidenceError
@@ -141,20 +137,10 @@ class RegistryEvidence:
         if self._image is None or digest not in self._known:
             return []
         found = find_bundles(self._registry, self._image.with_digest(digest), Limits(), self._deadline)
-        # What cannot be read is refused by name, rather than left out.
-        bundles = [FoundBundle(one.data, str(one.origin)) for one in found.bundles]
-        kept: list[CosignSignature | CosignAttestation] = [*found.signatures, *found.attestations]
-        bundles += [FoundBundle(_as_bundle(one), str(one.origin)) for one in kept]
-        bundles += [FoundBundle(one.problem.encode(), str(one.origin)) for one in found.unusable]
-        return bundles
-
-
-def _as_bundle(one: CosignSignature | CosignAttestation) -> bytes:
-    try:
-        bundle = to_bundle(one, NO_HINT)
-    except RegistryError as error:
-        return str(error).encode()
-    return encode_simple_signing(one.payload, bundle) if isinstance(one, CosignSignature) else bundle
+        return [
+            FoundBundle(data or problem.encode(), str(origin))
+            for origin, data, problem in found.documents(encode_simple_signing)
+        ]
 
 
 class FileEvidence:

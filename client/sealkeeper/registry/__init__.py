@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sealkeeper.registry.attach import attach_bundle
     from sealkeeper.registry.bundles import AttachedBundle, FoundBundles, Limits, Unusable, find_bundles
     from sealkeeper.registry.client import Registry, Resolved
-    from sealkeeper.registry.cosign import NO_HINT, CosignAttestation, CosignMaterial, CosignSignature, to_bundle
+    from sealkeeper.registry.cosign import CosignAttestation, CosignMaterial, CosignSignature, to_bundle
     from sealkeeper.registry.credentials import ConfigFiles, Credentials, CredentialSource
     from sealkeeper.registry.deadline import Deadline
     from sealkeeper.registry.errors import RegistryError
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from sealkeeper.registry.transport import Hosts
 
 __all__ = [
-    "NO_HINT",
     "AttachedBundle",
     "ConfigFiles",
     "CosignAttestation",
@@ -65,7 +64,7 @@ _MODULES = {
     "attach": ("attach_bundle",),
     "bundles": ("AttachedBundle", "FoundBundles", "Limits", "Unusable", "find_bundles"),
     "client": ("Registry", "Resolved"),
-    "cosign": ("NO_HINT", "CosignAttestation", "CosignMaterial", "CosignSignature", "to_bundle"),
+    "cosign": ("CosignAttestation", "CosignMaterial", "CosignSignature", "to_bundle"),
     "credentials": ("ConfigFiles", "CredentialSource", "Credentials"),
     "deadline": ("Deadline",),
     "errors": ("RegistryError",),

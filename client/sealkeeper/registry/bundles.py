@@ -6,7 +6,7 @@ Sources: the OCI distribution spec v1.1 ("Listing Referrers", "Referrers Tag Sch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
@@ -15,11 +15,13 @@ from sealkeeper.registry.client import Registry
 from sealkeeper.registry.cosign import (
     BUNDLE,
     DSSE_ENVELOPE,
+    NO_HINT,
     SIMPLE_SIGNING,
     CosignAttestation,
     CosignSignature,
     read_attestation,
     read_signature,
+    to_bundle,
 )
 from sealkeeper.registry.deadline import Deadline
 from sealkeeper.registry.errors import (
@@ -27,6 +29,7 @@ from sealkeeper.registry.errors import (
     ImageReferenceError,
     MalformedError,
     ManifestUnknownError,
+    RegistryError,
     TooLargeError,
     TooManyError,
 )
@@ -103,6 +106,26 @@ class FoundBundles:
     signatures: tuple[CosignSignature, ...] = ()
     attestations: tuple[CosignAttestation, ...] = ()
     unusable: tuple[Unusable, ...] = ()
+
+    def documents(self, simple_signing: Callable[[bytes, bytes], bytes]) -> Iterator[tuple[Origin, bytes, str]]:
+        """All of it as documents that can be verified: each one's origin, JSON, and else why it has none.
+
+        Args:
+            simple_signing: makes one document of the payload that cosign signed and the bundle that verifies it.
+        """
+        for found in self.bundles:
+            yield found.origin, found.data, ""
+        older: list[CosignSignature | CosignAttestation] = [*self.signatures, *self.attestations]
+        for one in older:
+            try:
+                bundle = to_bundle(one, NO_HINT)
+            except RegistryError as error:
+                yield one.origin, b"", str(error)
+                continue
+            yield one.origin, simple_signing(one.payload, bundle) if isinstance(one, CosignSignature) else bundle, ""
+        # What cannot be read is told, rather than left out.
+        for bad in self.unusable:
+            yield bad.origin, b"", bad.problem
 
 
 def find_bundles(registry: Registry, image: ImageReference, limits: Limits, deadline: Deadline) -> FoundBundles:

@@ -13,10 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sealkeeper.registry import (
-    NO_HINT,
     ConfigFiles,
-    CosignAttestation,
-    CosignSignature,
     Deadline,
     Hosts,
     ImageReference,
@@ -24,7 +21,6 @@ from sealkeeper.registry import (
     Registry,
     RegistryError,
     find_bundles,
-    to_bundle,
 )
 from sealkeeper.registry import FoundBundles as AttachedBundles
 from sealkeeper.registry.errors import TooLargeError, TooManyError
@@ -159,16 +155,7 @@ class Registries:
 
 
 def _found(attached: AttachedBundles) -> Sequence[FoundBundle]:
-    found = [FoundBundle(one.data, f"registry: {one.origin}") for one in attached.bundles]
-    older: list[CosignSignature | CosignAttestation] = [*attached.signatures, *attached.attestations]
-    for one in older:
-        try:
-            bundle = to_bundle(one, NO_HINT)
-        except RegistryError as error:
-            found.append(FoundBundle(b"", f"registry: {one.origin} ({error})"))
-            continue
-        data = encode_simple_signing(one.payload, bundle) if isinstance(one, CosignSignature) else bundle
-        found.append(FoundBundle(data, f"registry: {one.origin}"))
-    # So that a developer is told that there is something.
-    found += [FoundBundle(b"", f"registry: {one.origin} ({one.problem})") for one in attached.unusable]
-    return found
+    return [
+        FoundBundle(data, f"registry: {origin} ({problem})" if problem else f"registry: {origin}")
+        for origin, data, problem in attached.documents(encode_simple_signing)
+    ]
