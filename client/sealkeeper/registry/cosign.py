@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sealkeeper.registry.document import Json, parse_object
-from sealkeeper.registry.errors import MalformedError, RegistryError
+from sealkeeper.registry.errors import MalformedError
 from sealkeeper.registry.manifest import Descriptor
 from sealkeeper.registry.origin import Origin
 
@@ -57,7 +57,8 @@ class CosignSignature:
     """A signature of an image (``sha256-….sig``).
 
     Attributes:
-        payload: that is signed; JSON of the simple signing format.
+        payload: that is signed; JSON of the simple signing format. Whoever verifies the signature compares the digest
+            in it with the image's (``verify.gate.simple_signing``).
         signature: of it.
         material: to verify it with.
         annotations: of the layer.
@@ -69,20 +70,6 @@ class CosignSignature:
     material: CosignMaterial = field(repr=False)
     annotations: Mapping[str, str] = field(repr=False, hash=False)
     origin: Origin
-
-    def image_digest(self) -> str:
-        """The digest of the image that the payload is about: who verifies the signature must compare it.
-
-        Raises:
-            MalformedError: the payload is not of the simple signing format.
-        """
-        try:
-            digest = parse_object(self.payload, "$")["critical"]["image"]["docker-manifest-digest"]
-        except (LookupError, TypeError, RegistryError):
-            digest = None
-        if not isinstance(digest, str):
-            raise MalformedError(f"{self.origin}: the payload names no image")
-        return digest
 
 
 @dataclass(frozen=True, slots=True)
