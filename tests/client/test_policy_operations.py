@@ -146,7 +146,7 @@ def test_proposing_shows_the_difference_first_and_names_the_version_that_it_was_
 def test_the_difference_is_in_colour_on_terminals_and_without_their_control_characters(
     gateway: Gateway, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sealkeeper.client.cli.policy.coloured", lambda stream: True)
+    monkeypatch.setattr("sealkeeper.client.cli.policy_drafts.coloured", lambda stream: True)
     Path("new.cedar").write_text(NEW + "// \x1b[2J\n")
     assert command(gateway, "propose", "new.cedar") == 0
     told = capsys.readouterr().err

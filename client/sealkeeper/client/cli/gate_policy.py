@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -13,17 +11,15 @@ from sealkeeper.client.cli.input_files import read_limited
 from sealkeeper.client.cli.options import EXIT_CODES, Json, Options, options_of
 from sealkeeper.client.cli.output import (
     Coloured,
-    coloured,
-    note,
     print_json,
     print_table,
     print_text,
     printable,
-    progress,
 )
+from sealkeeper.client.cli.policy_drafts import MAX_POLICY, print_difference, read_policy, simulated
 from sealkeeper.client.cli.resources import enum_name, short_name, time_of
 from sealkeeper.client.cli.values import period
-from sealkeeper.client.errors import REFUSED, CorruptAnswerError, NotFoundError
+from sealkeeper.client.errors import REFUSED, NotFoundError
 
 if TYPE_CHECKING:
     from sealkeeper.client.client import Client
@@ -32,8 +28,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Gates and their policies.", epilog=EXIT_CODES)
 Gate: TypeAlias = Annotated[str, typer.Argument(help="NAME in your tenant, or tenants/T/gates/NAME.")]
 SIMULATE_EXIT_CODES = "Exit codes: 0 done; 1 something would change and --fail-on-change was given; 2 wrong usage."
-_COLOURS = {"+": "32", "-": "31", "@": "36"}
-_MAX_POLICY = 256 * 1024
 _WANTED = 1000
 
 
@@ -89,7 +83,7 @@ def set_(
     """Make a gate, or propose another policy for one. It is in force when others have approved."""
     from sealkeeper.verify.gate.policy import parse_policy
 
-    data = read_limited(file, _MAX_POLICY, "FILE")
+    data = read_limited(file, MAX_POLICY, "FILE")
     # What the gateway would refuse is refused before anybody is asked to approve of it.
     parse_policy(data)
     options = options_of(context)
@@ -97,7 +91,8 @@ def set_(
     with options.client() as client:
         base = _in_force(client, name)
         if not json_output:
-            _print_difference(base, data.decode(), file)
+            said = f"version {base.number}" if base is not None else "a new gate"
+            print_difference(base.text if base is not None else "", said, data.decode(), file)
         made = client.update_gate(name, data.decode(), base.number if base is not None else 0, reason)
     if json_output:
         print_json(_version_document(made))
@@ -118,9 +113,10 @@ def simulate(
     json_output: Json = False,
 ) -> None:
     """Decide what was decided of late again by a draft, and tell what would come out otherwise."""
-    options, text = options_of(context), read_limited(policy, _MAX_POLICY, "--policy").decode()
+    options, text, past = options_of(context), read_policy(policy, "--policy"), period(since, "--since")
     with options.client() as client:
-        found = _simulated(client, gate_name(options, gate), text, since, decisions, quiet=json_output)
+        answers = client.simulate_gate(gate_name(options, gate), text, period=past, decisions=decisions)
+        found = simulated(answers, decisions, "decisions", quiet=json_output)
     if json_output:
         print_json(
             {"decisions": found.done, "skipped": found.skipped, "changes": list(map(_change_document, found.changes))}
@@ -174,30 +170,6 @@ def _in_force(client: Client, name: str) -> gate_pb2.GateVersion | None:
         return client.get_gate_version(name)
     except NotFoundError:
         return None
-
-
-def _print_difference(before: gate_pb2.GateVersion | None, text: str, path: Path) -> None:
-    old = before.text.splitlines() if before is not None else []
-    said = f"version {before.number}" if before is not None else "a new gate"
-    in_colour = coloured(sys.stderr)
-    for line in difflib.unified_diff(old, text.splitlines(), said, printable(path), lineterm=""):
-        colour = _COLOURS.get(line[:1], "") if in_colour else ""
-        shown = printable(line.expandtabs(2))
-        # Standard output is for the answer.
-        note(f"\x1b[{colour}m{shown}\x1b[0m" if colour else shown)
-
-
-def _simulated(
-    client: Client, gate: str, text: str, since: str, decisions: int, *, quiet: bool
-) -> gate_pb2.SimulateGateResponse:
-    last = None
-    with progress("simulating", decisions, quiet=quiet, least=0) as advance:
-        for one in client.simulate_gate(gate, text, period=period(since, "--since"), decisions=decisions):
-            advance(one.done - (last.done if last is not None else 0))
-            last = one
-    if last is None or last.done != last.total:
-        raise CorruptAnswerError("the simulation ended before all decisions were done")
-    return last
 
 
 def _print_changes(found: gate_pb2.SimulateGateResponse) -> None:

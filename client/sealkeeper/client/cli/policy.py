@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,35 +9,31 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from sealkeeper.client.cli.input_files import read_limited
 from sealkeeper.client.cli.options import EXIT_CODES, Json, Options, options_of
 from sealkeeper.client.cli.output import (
     Coloured,
-    coloured,
     mark,
     note,
     print_json,
     print_table,
     print_text,
     printable,
-    progress,
 )
 from sealkeeper.client.cli.output_file import OutputFile
 from sealkeeper.client.cli.policy_cases import MAX_FILE, read_cases, resource_name
+from sealkeeper.client.cli.policy_drafts import print_difference, read_policy, read_text, simulated
 from sealkeeper.client.cli.resources import time_text
 from sealkeeper.client.cli.server_commands import INSTALL, server_is_installed
 from sealkeeper.client.cli.values import labels as pairs
 from sealkeeper.client.cli.values import moment
-from sealkeeper.client.errors import REFUSED, ConfigurationError, CorruptAnswerError
+from sealkeeper.client.errors import REFUSED, ConfigurationError
 
 if TYPE_CHECKING:
     from sealkeeper.client.client import Client
     from sealkeeper.v1 import policy_pb2
 
 app = typer.Typer(no_args_is_help=True, help="Access policies: who may do what in your tenant.", epilog=EXIT_CODES)
-_MAX_POLICY = 256 * 1024
 _FAILED = "Exit codes: 0 done; 1 refused, or {}; 2 wrong usage or input; 3 the gateway does not answer."
-_COLOURS = {"+": "32", "-": "31", "@": "36"}
 _Draft: TypeAlias = Annotated[
     Path | None, typer.Option("--policy", help="File with a draft [default: the policy in force]")
 ]
@@ -102,13 +96,13 @@ def propose(
     """Propose another policy: it is in force when others have approved. Shows the difference first."""
     from sealkeeper.client.policy_operations import get_policy, update_policy
 
-    text = _read_policy(file, "FILE")
+    text = read_policy(file, "FILE")
     options = options_of(context)
     parent = options.parent()
     with options.client() as client:
         before = client.call(get_policy(parent, base)).version
         if not json_output:
-            _print_difference(before, text, file)
+            print_difference(before.text, f"version {before.number}", text, file)
         made = client.call(update_policy(parent, text, before.number, reason))
     if json_output:
         print_json(_version_document(made))
@@ -136,7 +130,7 @@ def run_cases(
 
     options = options_of(context)
     parent = _offline_parent(options) if offline else options.parent()
-    text = _read_text(cases, MAX_FILE, "CASES")
+    text = read_text(cases, MAX_FILE, "CASES")
     operation = run_policy_cases(parent, read_cases(text, parent), text=_draft(policy))
     if offline:
         found = operation.check(_offline_engine()(operation.request))
@@ -250,10 +244,13 @@ def simulate(
     json_output: Json = False,
 ) -> None:
     """Tell what a draft would have decided otherwise of what was asked for of late."""
+    from sealkeeper.client.policy_operations import simulate_policy
+
     options = options_of(context)
-    parent, text = options.parent(), _read_policy(policy, "--policy")
+    parent, text = options.parent(), read_policy(policy, "--policy")
     with options.client() as client:
-        found = _simulated(client, parent, text, records, quiet=json_output)
+        answers = client.stream(simulate_policy(parent, text, records))
+        found = simulated(answers, records, "records", quiet=json_output)
     if json_output:
         print_json(
             {
@@ -268,43 +265,14 @@ def simulate(
         raise typer.Exit(REFUSED)
 
 
-def _simulated(
-    client: Client, parent: str, text: str, records: int, *, quiet: bool
-) -> policy_pb2.SimulatePolicyResponse:
-    from sealkeeper.client.policy_operations import simulate_policy
-
-    last = None
-    with progress("simulating", records, quiet=quiet, least=0) as advance:
-        for one in client.stream(simulate_policy(parent, text, records)):
-            advance(one.done - (last.done if last is not None else 0))
-            last = one
-    if last is None or last.done != last.total:
-        raise CorruptAnswerError("the simulation ended before all records were done")
-    return last
-
-
 def _versions(client: Client, parent: str) -> list[policy_pb2.PolicyVersion]:
     from sealkeeper.client.policy_operations import list_policy_versions
 
     return [one for page in client.pages(partial(list_policy_versions, parent)) for one in page.versions]
 
 
-def _read_policy(path: Path, place: str) -> str:
-    text = _read_text(path, _MAX_POLICY, place)
-    if not text:
-        raise typer.BadParameter(f"{printable(path)} is empty", param_hint=place)
-    return text
-
-
-def _read_text(path: Path, most: int, place: str) -> str:
-    try:
-        return read_limited(path, most, place).decode()
-    except UnicodeDecodeError:
-        raise typer.BadParameter(f"{printable(path)} is not UTF-8", param_hint=place) from None
-
-
 def _draft(path: Path | None) -> str:
-    return _read_policy(path, "--policy") if path is not None else ""
+    return read_policy(path, "--policy") if path is not None else ""
 
 
 def _pairs(texts: list[str] | None, option: str) -> dict[str, str]:
@@ -312,18 +280,6 @@ def _pairs(texts: list[str] | None, option: str) -> dict[str, str]:
         return pairs(texts)
     except typer.BadParameter as error:
         raise typer.BadParameter(error.message, param_hint=option) from None
-
-
-def _print_difference(before: policy_pb2.PolicyVersion, text: str, path: Path) -> None:
-    lines = difflib.unified_diff(
-        before.text.splitlines(), text.splitlines(), f"version {before.number}", printable(path), lineterm=""
-    )
-    in_colour = coloured(sys.stderr)
-    for line in lines:
-        colour = _COLOURS.get(line[:1], "") if in_colour else ""
-        shown = printable(line.expandtabs(2))
-        # Standard output is for the answer.
-        note(f"\x1b[{colour}m{shown}\x1b[0m" if colour else shown)
 
 
 def _print_results(found: policy_pb2.TestPolicyResponse, failed: int) -> None:
